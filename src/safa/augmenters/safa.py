@@ -1,0 +1,340 @@
+"""SAFA: sample-adaptive feature augmentation.  [Hong et al., ECCV 2022]"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from safa.augmenters import terms
+from safa.augmenters.pairing import random_pairs, same_class_pairs, spread
+from safa.classes import head_classes
+from safa.errors import UserError, closest
+from safa.types import Augmented
+
+Layout = Literal["map", "tokens", "vector"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the paper leaves open, chosen. ``docs/paper.md`` says why, and what was measured of each.
+
+    Attributes:
+        reconstruction, mode_seeking_tail, mode_seeking_head, contrastive: lambda 1 to 4 of Eq. 1. At 0 a term is not
+            even computed.
+        start: ``identity``: every module begins as E(x) = x, D(delta, F) = delta, G(h) = h, so that the first generated
+            feature is the tail feature plus the raw head delta. ``random``: plain initialisation.
+        direction: ``to_partner``: the delta is what to add to i to get j, E(F_j - F_i), the direction in which it is
+            read back in Eq. 4. ``printed``: E(F_i - F_j).
+        rectify: generated features do not fall below the smallest real one, which is a ReLU where the layer's real
+            input is post-ReLU.
+        target: what the read-back delta must turn head i into in Eq. 5: its ``partner`` j (the text) or it``self``
+            (the print).
+        reduction: ``mean`` or ``sum`` over pairs and elements in Eq. 4 and 5.
+        ratio: mode seeking ``per_pair``, or over the ``batch`` as in the authors' code of mode seeking.
+        head_ratio_of: L_ms^h relates the head pair's distance to the ``shift`` of the tail feature, or the distance of
+            the deltas ij and ji to that of what they generate (``deltas``), which shrinking the deltas games.
+        pairs: of Q: ``balanced`` in same-class and random pairs, or ``random`` as printed.
+        detach: whether the features are cut from the layers below, as in RSG's code.
+    """
+
+    reconstruction: float = 1.0
+    mode_seeking_tail: float = 1e-2
+    mode_seeking_head: float = 1e-2
+    contrastive: float = 1e-1
+    start: Literal["identity", "random"] = "identity"
+    direction: Literal["to_partner", "printed"] = "to_partner"
+    rectify: bool = True
+    target: Literal["partner", "self"] = "partner"
+    reduction: Literal["mean", "sum"] = "mean"
+    ratio: Literal["per_pair", "batch"] = "per_pair"
+    head_ratio_of: Literal["shift", "deltas"] = "shift"
+    pairs: Literal["balanced", "random"] = "balanced"
+    detach: bool = True
+
+
+READINGS: dict[str, Reading] = {
+    "measured": Reading(),
+    # The text taken literally: lambda 1 as printed, plain initialisation, random pairs. lambda 3 is printed 1e2, most
+    # likely for 1e-2: an inverse ratio near 1 times 100 would drown the classification loss.
+    "paper": Reading(reconstruction=100.0, start="random", pairs="random"),
+}
+
+
+class SAFA(nn.Module):
+    """Learn how images of a head class differ, adapt such a delta to one tail feature, and add the sum to the batch.
+
+    E, D and G are Conv-BN-ReLU-Conv, Q has a pooled linear layer more. All exist in training only.
+
+    Args:
+        channels: c of the features: (n, c, h, w), (n, t, c) or (n, c).
+        class_counts: training images per class, shape (k,). The top ``head_ratio`` of the classes by count are head
+            classes, whatever their index; ties go to the lower index.
+        head_ratio: beta of section 4.1; the paper's 0.2.
+        layout: ``map`` for (n, c, h, w), ``tokens`` for (n, t, c), ``vector`` for (n, c).
+        reading: a key of ``READINGS``, or a ``Reading``.
+        choices: single fields of ``Reading`` that differ from it.
+
+    Not to be confused with RSG, which adds one learnt vector to every tail feature: SAFA's D sees the tail feature.
+    """
+
+    learns_while_idle = False
+
+    def __init__(
+        self,
+        channels: int,
+        class_counts: Sequence[int] | Tensor,
+        *,
+        head_ratio: float = 0.2,
+        layout: Layout = "map",
+        reading: str | Reading = "measured",
+        **choices: Any,
+    ) -> None:
+        super().__init__()
+        self.reading = _reading(reading, choices)
+        self.channels, self.layout, self.active = channels, layout, True
+        self.head_ratio = head_ratio
+        kernel = {"map": 3, "tokens": 1, "vector": 1}.get(layout)
+        if kernel is None:
+            raise UserError(f"layout must be map, tokens or vector, got {layout!r}")
+        self.is_head: Tensor
+        counts = [int(count) for count in class_counts]
+        self.register_buffer("is_head", torch.tensor(head_classes(counts, head_ratio)))
+        identity = self.reading.start == "identity"
+        self.delta_extractor = _block(channels, channels, kernel, silent=identity)  # E
+        self.delta_adapter = _block(2 * channels, channels, kernel, silent=identity)  # D
+        self.generator = _block(channels, channels, kernel, silent=identity)  # G
+        self.pair_classifier = _PairClassifier(channels, kernel) if self.reading.contrastive else None  # Q
+
+    def forward(self, features: Tensor, labels: Tensor) -> Augmented:
+        """Real rows in order, then the generated ones; nothing is added where head or tail is missing.
+
+        Args:
+            features: shape (n, c, h, w), (n, t, c) or (n, c), as ``layout`` says.
+            labels: shape (n,), int64.
+
+        Raises:
+            UserError: if the features have another number of channels or dimensions than SAFA was built for.
+        """
+        maps = self._as_maps(features)
+        source = maps.detach() if self.reading.detach else maps
+        head_i, head_j, tail_i, tail_k = self._draw(labels)
+        if not self.active or len(head_i) < self._fewest(source) or len(tail_i) == 0:
+            return Augmented(features, labels, self._nothing())
+        drawn = spread(len(head_i), len(tail_i), labels.device)
+        tail_i, tail_k = tail_i[drawn], tail_k[drawn]
+        generated = self._generate(source, head_i, head_j, tail_i, tail_k)
+        new_labels = torch.cat([labels, labels[generated.rows]])
+        values = self._terms(source, generated, new_labels)
+        loss = sum((getattr(self.reading, name) * value for name, value in values.items()), self._nothing())
+        rows = torch.cat([features, self._as_given(generated.features).to(features.dtype)])
+        return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()})
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}, reading={self.reading}"
+
+    def extract(self, difference: Tensor) -> Tensor:
+        """E: the delta of a pair of features from their difference, (n, c, h, w) -> (n, c, h, w).  [Eq. 2]"""
+        learnt: Tensor = self.delta_extractor(difference)
+        return difference + learnt if self.reading.start == "identity" else learnt
+
+    def translate(self, delta: Tensor, sample: Tensor, floor: Tensor) -> Tensor:
+        """G(D(delta, sample) + sample): move one sample along a delta adapted to it.  [Eq. 3]
+
+        Args:
+            delta, sample: shape (n, c, h, w).
+            floor: scalar that no generated feature falls below.
+        """
+        adapted = self.delta_adapter(torch.cat([delta, sample], dim=1))
+        if self.reading.start == "identity":
+            adapted = delta + adapted
+        moved = adapted + sample
+        generated = self.generator(moved)
+        if self.reading.start == "identity":
+            generated = moved + generated
+        return torch.maximum(generated, floor.to(generated.dtype)) if self.reading.rectify else generated
+
+    def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Head pairs (i, j) and tail pairs (i, k), each of one class; a tail row without a partner is its own."""
+        first, second, single = same_class_pairs(labels)
+        head = self.is_head[labels[first]]
+        lonely = single[~self.is_head[labels[single]]]
+        tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
+        return first[head], second[head], tail_i, tail_k
+
+    def _generate(self, source: Tensor, head_i: Tensor, head_j: Tensor, tail_i: Tensor, tail_k: Tensor) -> _Generated:
+        """Both tail features of a pair take the same delta, so that L_ms^t can compare them."""
+        sign = 1 if self.reading.direction == "to_partner" else -1
+        difference = sign * (source[head_j] - source[head_i])
+        delta = self.extract(difference)  # Eq. 2
+        partnered = (tail_i != tail_k).nonzero().squeeze(1)
+        rows = torch.cat([tail_i, tail_k[partnered]])
+        tail = source[rows]
+        floor = source.amin()
+        features = self.translate(torch.cat([delta, delta[partnered]]), tail, floor)  # Eq. 3
+        return _Generated(features, rows, tail, delta, difference, head_i, head_j, partnered, floor)
+
+    def _terms(self, source: Tensor, generated: _Generated, labels: Tensor) -> dict[str, Tensor]:
+        """Unweighted terms of Eq. 1 that have a weight and something to be computed on."""
+        reading, values = self.reading, {}
+        if reading.reconstruction:
+            values["reconstruction"] = self._reconstruction(source, generated)
+        if reading.mode_seeking_tail and len(generated.partnered):
+            values["mode_seeking_tail"] = self._mode_seeking_tail(generated)
+        if reading.mode_seeking_head:
+            values["mode_seeking_head"] = self._mode_seeking_head(source, generated)
+        if self.pair_classifier is not None:
+            values["contrastive"] = self._contrastive(torch.cat([source, generated.features.to(source.dtype)]), labels)
+        return values
+
+    def _reconstruction(self, source: Tensor, generated: _Generated) -> Tensor:
+        """L_r: read the delta back from what it generated, and move the head feature by it.  [Eq. 4, 5]"""
+        n = len(generated.delta)
+        sign = 1 if self.reading.direction == "to_partner" else -1
+        read_back = self.extract(sign * (generated.features[:n] - generated.tail[:n]))
+        rebuilt = self.translate(read_back, source[generated.head_i], generated.floor)
+        target = source[generated.head_j if self.reading.target == "partner" else generated.head_i]
+        reduction = self.reading.reduction
+        return terms.cycle_delta(read_back, generated.delta, reduction) + terms.cycle_features(rebuilt, target, reduction)
+
+    def _mode_seeking_tail(self, generated: _Generated) -> Tensor:
+        """L_ms^t: one delta, two tail features of one class.  [Eq. 7]"""
+        n, pairs = len(generated.delta), generated.partnered
+        features, tail = generated.features, generated.tail
+        return self._ratio(tail[pairs], tail[n:], features[pairs], features[n:])
+
+    def _mode_seeking_head(self, source: Tensor, generated: _Generated) -> Tensor:
+        """L_ms^h: the tail feature moves as far as the head pair lies apart.  [Eq. 7]"""
+        n = len(generated.delta)
+        if self.reading.head_ratio_of == "shift":
+            heads = source[generated.head_i], source[generated.head_j]
+            return self._ratio(*heads, generated.features[:n], generated.tail[:n])
+        reverse = self.extract(-generated.difference)
+        back = self.translate(reverse, generated.tail[:n], generated.floor)
+        return self._ratio(generated.delta, reverse, generated.features[:n], back)
+
+    def _ratio(self, input_a: Tensor, input_b: Tensor, output_a: Tensor, output_b: Tensor) -> Tensor:
+        per_pair = self.reading.ratio == "per_pair"
+        form = terms.mode_seeking if per_pair else terms.mode_seeking_over_batch
+        return form(input_a, input_b, output_a, output_b)
+
+    def _contrastive(self, features: Tensor, labels: Tensor) -> Tensor:
+        """L_c over s/2 pairs of real head, real tail and generated features.  [Eq. 6]"""
+        assert self.pair_classifier is not None
+        first, second = random_pairs(len(labels), labels.device)
+        balanced = self.reading.pairs == "balanced"
+        if balanced:  # half of the random pairs give way to same-class pairs
+            same_first, same_second, _ = same_class_pairs(labels)
+            half = len(first) // 2
+            chosen = torch.randperm(len(same_first), device=labels.device)[:half]
+            first = torch.cat([first[half:], same_first[chosen]])
+            second = torch.cat([second[half:], same_second[chosen]])
+        logits = self.pair_classifier(torch.cat([features[first], features[second]], dim=1))
+        return terms.contrastive(logits, labels[first] == labels[second], balanced)
+
+    def _nothing(self) -> Tensor:
+        """A differentiable 0 that touches every parameter: DDP waits for each of them, on every rank."""
+        return torch.stack([p.sum() for p in self.parameters()]).sum().float() * 0.0
+
+    def _fewest(self, source: Tensor) -> int:
+        """Batch norm needs two values per channel: two pairs where a feature has a single position."""
+        return 1 if source.shape[2] * source.shape[3] > 1 else 2
+
+    def _as_maps(self, features: Tensor) -> Tensor:
+        dimensions = {"map": 4, "tokens": 3, "vector": 2}[self.layout]
+        if features.dim() != dimensions:
+            fitting = {4: "map", 3: "tokens", 2: "vector"}.get(features.dim(), "another layer")
+            raise UserError(
+                f"SAFA was built for layout {self.layout!r} with {dimensions} dimensions but receives shape "
+                f"{tuple(features.shape)}; pass layout={fitting!r}"
+            )
+        channels = features.shape[1] if self.layout == "map" else features.shape[-1]
+        if channels != self.channels:
+            raise UserError(f"SAFA was built for {self.channels} channels but receives {channels}; pass channels={channels}")
+        if self.layout == "tokens":
+            return features.transpose(1, 2).unsqueeze(-1)
+        return features[:, :, None, None] if self.layout == "vector" else features
+
+    def _as_given(self, maps: Tensor) -> Tensor:
+        if self.layout == "tokens":
+            return maps.squeeze(-1).transpose(1, 2)
+        return maps[:, :, 0, 0] if self.layout == "vector" else maps
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """Generated features and what they came from. n head pairs give n rows, then one more for every partnered tail.
+
+    Rows ``[0, n)`` of ``features`` moved ``tail_i`` by delta n; the others moved ``tail_k`` of the pairs ``partnered``.
+    """
+
+    features: Tensor
+    rows: Tensor
+    tail: Tensor
+    delta: Tensor
+    difference: Tensor
+    head_i: Tensor
+    head_j: Tensor
+    partnered: Tensor
+    floor: Tensor
+
+
+class _PairClassifier(nn.Module):
+    """Q: logit of two features, concatenated by channel, belonging to one class."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.block = _block(2 * channels, channels, kernel, silent=False)
+        self.fc = nn.Linear(channels, 1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """(n, 2c, h, w) -> (n,)."""
+        logits: Tensor = self.fc(self.block(pairs).mean(dim=(2, 3)))
+        return logits.squeeze(1)
+
+
+def _block(inputs: int, outputs: int, kernel: int, *, silent: bool) -> nn.Sequential:
+    """Conv-BN-ReLU-Conv (section 3.1); silent, its last layer starts at 0, so a residual around it is the identity."""
+    last = nn.Conv2d(outputs, outputs, kernel, padding=kernel // 2)
+    if silent:
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+    first = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(first, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), last)
+
+
+def _reading(reading: str | Reading, choices: dict[str, Any]) -> Reading:
+    if isinstance(reading, str):
+        if reading not in READINGS:
+            raise UserError(f"no reading {reading!r}{closest(reading, READINGS)}; there are {', '.join(READINGS)}")
+        reading = READINGS[reading]
+    names = [field.name for field in dataclasses.fields(Reading)]
+    for name, value in choices.items():
+        if name not in names:
+            raise UserError(f"SAFA has no option {name!r}{closest(name, names)}; beside its own it takes {', '.join(names)}")
+        _check_choice(name, value)
+    return dataclasses.replace(reading, **choices)
+
+
+def _check_choice(name: str, value: Any) -> None:
+    default = getattr(Reading(), name)
+    words = {
+        "start": ("identity", "random"),
+        "direction": ("to_partner", "printed"),
+        "target": ("partner", "self"),
+        "reduction": ("mean", "sum"),
+        "ratio": ("per_pair", "batch"),
+        "head_ratio_of": ("shift", "deltas"),
+        "pairs": ("balanced", "random"),
+    }
+    if name in words and value not in words[name]:
+        raise UserError(f"{name} must be one of {', '.join(words[name])}, got {value!r}{closest(value, words[name])}")
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, got {value!r}")
+    if isinstance(default, float) and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
+        raise UserError(f"{name} is a weight of at least 0, got {value!r}")

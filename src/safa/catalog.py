@@ -1,0 +1,113 @@
+"""Every name a recipe can use: what it stands for and where it comes from. Imports nothing it lists."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safa.errors import UserError, closest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``target`` is ``module:attribute``; ``source`` the publication or code it follows."""
+
+    target: str
+    source: str
+
+
+CATALOG: dict[str, dict[str, Entry]] = {
+    "loss": {
+        "cross_entropy": Entry("safa.losses:CrossEntropyLoss", "softmax cross-entropy"),
+        "focal": Entry("safa.losses:FocalLoss", "Lin et al., Focal Loss, ICCV 2017"),
+        "ldam": Entry("safa.losses:LDAMLoss", "Cao et al., LDAM, NeurIPS 2019"),
+        "balanced_softmax": Entry("safa.losses:BalancedSoftmaxLoss", "Ren et al., Balanced Meta-Softmax, NeurIPS 2020"),
+        "logit_adjustment": Entry("safa.losses:LogitAdjustmentLoss", "Menon et al., Logit Adjustment, ICLR 2021"),
+    },
+    "weighting": {
+        "effective_number": Entry("safa.weighting:effective_number_weights", "Cui et al., Class-Balanced Loss, CVPR 2019"),
+        "inverse_frequency": Entry("safa.weighting:inverse_frequency_weights", "Huang et al., CVPR 2016"),
+    },
+    "sampler": {
+        "instance": Entry("safa.sampling:InstanceBalanced", "every image once per epoch"),
+        "class_balanced": Entry("safa.sampling:ClassBalanced", "Kang et al., Decoupling, ICLR 2020"),
+        "square_root": Entry("safa.sampling:SquareRoot", "Mahajan et al., ECCV 2018"),
+        "effective_number": Entry("safa.sampling:EffectiveNumber", "DRS of Cao et al., NeurIPS 2019"),
+        "pairs": Entry("safa.sampling:PairSampler", "same-class pairs, SAFA section 4.1"),
+    },
+    "augmenter": {
+        "safa": Entry("safa.augmenters.safa:SAFA", "Hong et al., SAFA, ECCV 2022"),
+    },
+    "backbone": {
+        "resnet8": Entry("safa.backbones.cifar:resnet8", "He et al., CVPR 2016, section 4.2 (6n+2 layers)"),
+        "resnet14": Entry("safa.backbones.cifar:resnet14", "He et al., CVPR 2016, section 4.2 (6n+2 layers)"),
+        "resnet20": Entry("safa.backbones.cifar:resnet20", "He et al., CVPR 2016, section 4.2"),
+        "resnet32": Entry("safa.backbones.cifar:resnet32", "He et al., CVPR 2016, section 4.2"),
+        "resnet56": Entry("safa.backbones.cifar:resnet56", "He et al., CVPR 2016, section 4.2"),
+        "resnet110": Entry("safa.backbones.cifar:resnet110", "He et al., CVPR 2016, section 4.2"),
+        "densenet40": Entry("safa.backbones.cifar:densenet40", "Huang et al., DenseNet (k=12), CVPR 2017"),
+        "resnext29": Entry("safa.backbones.cifar:resnext29", "Xie et al., ResNeXt-29 8x64d, CVPR 2017"),
+    },
+    "head": {
+        "linear": Entry("torch.nn:Linear", "softmax classifier"),
+        "cosine": Entry("safa.heads:CosineHead", "Cao et al., LDAM, NeurIPS 2019 (normalised linear layer)"),
+    },
+    "augmentation": {
+        "crop_flip": Entry("safa.data.batches:CropFlip", "He et al., CVPR 2016: pad 4, crop, mirror"),
+        "shift": Entry("safa.data.batches:Shift", "pad and crop, without mirroring"),
+        "resized_crop": Entry("safa.data.batches:ResizedCrop", "Szegedy et al., CVPR 2015: random area and aspect, mirror"),
+        "none": Entry("safa.data.batches:Unchanged", "images as they are"),
+    },
+}
+
+DATASETS: dict[str, str] = {
+    "digits": "scikit-learn's 8x8 digits, 10 classes; always there",
+    "fashion-mnist": "Xiao et al. 2017, 10 classes; IDX files, e.g. Debian's dataset-fashion-mnist",
+    "cifar10": "Krizhevsky 2009, 10 classes; parquet folder, pickled batches or the Hugging Face hub",
+    "cifar100": "Krizhevsky 2009, 100 classes; parquet folder, pickled batches or the Hugging Face hub",
+    "FOLDER": "your images: FOLDER/train/CLASS/*.jpg, with or without val/ and test/, or FOLDER/CLASS/*.jpg",
+    "FILE.csv": "your images: columns path,label and optionally split",
+}
+
+
+def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> Any:
+    """Make what ``name`` stands for, out of the user's options and those parts of the context it asks for.
+
+    Args:
+        kind: a key of ``CATALOG``.
+        name: one of its names, or ``package.module:attribute`` for your own.
+        options: from the recipe; each must be a parameter of the target.
+        context: what the library knows (class counts, labels, seed, …); only what the target takes is given.
+
+    Raises:
+        UserError: for an unknown name or option, with the closest existing one, or a value the target refuses.
+    """
+    target = resolve(kind, name)
+    signature = inspect.signature(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for key in options:
+        if key not in signature.parameters and not open_ended:
+            choices = [p for p in signature.parameters if p not in context]
+            raise UserError(f"{kind} {name!r} has no option {key!r}{closest(key, choices)}; it takes {', '.join(choices) or 'none'}")
+    known = {key: value for key, value in context.items() if key in signature.parameters and key not in options}
+    try:
+        return target(**known, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{kind} {name!r} cannot be made with {dict(options)}: {error}") from error
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The class or function behind a name."""
+    entries = CATALOG[kind]
+    if name not in entries and ":" not in name:
+        raise UserError(f"no {kind} is called {name!r}{closest(name, entries)}; there are {', '.join(entries)}, or package.module:name of your own")
+    module, _, attribute = (entries[name].target if name in entries else name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{kind} {name!r} cannot be imported: {error}") from error

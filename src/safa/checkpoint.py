@@ -1,0 +1,76 @@
+"""Files that are whole or absent: checkpoints of a run, and the cache of states that runs share."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safa.errors import UserError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the file, flush to the disk, then take its name: a reader sees the old content or the new one.
+
+    Raises:
+        UserError: for a full disk or a folder that cannot be written; what stood at ``path`` is untouched.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; what was there before is untouched") from error
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain containers atomically; ``load`` reads them back.
+
+    torch writes into memory first: its own file writer reports a full disk as an internal error.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what ``save`` wrote, on the CPU.
+
+    Raises:
+        UserError: if the file is missing, cut short, or holds anything but tensors and plain containers.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no checkpoint at {path}") from error
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(f"{path} is no checkpoint of safa, or is damaged: {error}") from error
+    return state
+
+
+class StageCache:
+    """States that more than one run passes through, each under the hash of everything that led to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def load(self, key: str) -> dict[str, Any]:
+        return load(self._path(key))
+
+    def save(self, key: str, state: dict[str, Any]) -> None:
+        if key not in self:
+            save(self._path(key), state)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.pt"

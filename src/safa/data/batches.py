@@ -1,0 +1,217 @@
+"""Batches on the device: uint8 images in memory or decoded by workers, augmented a batch at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from safa.data.images import decode
+from safa.data.sources import Split
+from safa.seeding import seed_for
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class BatchSampler(Protocol):
+    """Yields the dataset indices of one batch after the other; see ``safa.sampling``."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+    def __iter__(self) -> Iterator[Sequence[int]]: ...
+    def __len__(self) -> int: ...
+
+
+class CropFlip:
+    """Zero-pad, crop back at a random place, mirror half of the images.  [He et al. 2016, section 4.2]"""
+
+    def __init__(self, padding: int = 4, flip: bool = True) -> None:
+        self.padding, self.flip = padding, flip
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images (n, h, w, c) uint8 -> the same shape and type, in one gather for the whole batch."""
+        n, height, width, _ = images.shape
+        pad = self.padding
+        padded = F.pad(images, (0, 0, pad, pad, pad, pad))
+        corner = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
+        rows = corner[0] + torch.arange(height)
+        columns = corner[1] + torch.arange(width)
+        if self.flip:
+            mirrored = torch.rand(n, 1, generator=generator) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        device = images.device
+        index = torch.arange(n, device=device)[:, None, None]
+        return padded[index, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+
+
+class Shift(CropFlip):
+    """Zero-pad and crop back at a random place, never mirrored: for digits and other signs with a handedness."""
+
+    def __init__(self, padding: int = 1) -> None:
+        super().__init__(padding, flip=False)
+
+
+class ResizedCrop:
+    """Crop a random area and aspect ratio, resize it to the full square, mirror half.  [Szegedy et al. 2015]"""
+
+    def __init__(
+        self,
+        scale: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: bool = True,
+    ) -> None:
+        self.scale, self.ratio, self.flip = scale, ratio, flip
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images (n, h, w, c) uint8 -> the same shape and type, by bilinear sampling of the whole batch."""
+        n = len(images)
+        area, aspect, x, y, mirror = torch.rand(5, n, generator=generator)
+        area = self.scale[0] + area * (self.scale[1] - self.scale[0])
+        low, high = np.log(self.ratio)
+        aspect = torch.exp(low + aspect * (high - low))
+        width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+        sign = torch.where(mirror < 0.5, -1.0, 1.0) if self.flip else torch.ones(n)
+        zero = torch.zeros(n)
+        across = torch.stack([width * sign, zero, (2 * x - 1) * (1 - width)], dim=1)
+        down = torch.stack([zero, height, (2 * y - 1) * (1 - height)], dim=1)
+        planes = images.permute(0, 3, 1, 2).float()
+        grid = F.affine_grid(
+            torch.stack([across, down], dim=1).to(images.device), list(planes.shape), align_corners=False
+        )
+        cropped = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        return cropped.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class Unchanged:
+    """The images as they are."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002  (one signature for all)
+        """Images (n, h, w, c) uint8 -> themselves."""
+        return images
+
+
+class Normalise:
+    """uint8 (n, h, w, c) -> float32 (n, c, h, w) with the mean and deviation of the training images taken out.
+
+    The result is channels-last in memory, which convolutions on CPU and tensor cores want, without a copy.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        deviation = torch.tensor(std, device=device)
+        self.factor = 1 / (255 * deviation)
+        self.shift = -torch.tensor(mean, device=device) / deviation
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images.float(), self.factor).permute(0, 3, 1, 2)
+
+
+class Batches:
+    """The images of one split, batch after batch, as the network wants them.
+
+    Every batch is a pure function of (seed, epoch, step, rank): training resumes at any step of any epoch.
+
+    Args:
+        split: images in memory live on ``device`` as uint8; files are decoded by ``workers`` ahead of use.
+        sampler: which indices make a batch.
+        normalise: last step to float.
+        augmentation: on uint8 batches; none for evaluation.
+        device: where batches are wanted.
+        image_size: side of the square that files are decoded to.
+        seed, rank: of the augmentation.
+        workers: decoding processes; only used for files.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        sampler: BatchSampler,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation | None = None,
+        device: torch.device,
+        image_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self.sampler, self.normalise, self.augmentation = sampler, normalise, augmentation
+        self.device, self.seed, self.rank, self.workers = device, seed, rank, workers
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self.files = None if split.images is not None else _Files(split, image_size)
+        if split.images is not None:
+            self.images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 2, 3, 1))).to(
+                device
+            )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (n, 3, h, w) float32, labels (n,)) of the epoch, from batch ``start`` on."""
+        self.sampler.set_epoch(epoch)
+        batches = list(self.sampler)[start:]
+        for step, (indices, images) in enumerate(self._raw(batches), start):
+            if self.augmentation is not None:
+                generator = torch.Generator().manual_seed(
+                    seed_for(self.seed, "augmentation", epoch, step, self.rank)
+                )
+                images = self.augmentation(images, generator)
+            yield self.normalise(images), self.labels[indices]
+
+    def _raw(self, batches: list[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.files is None:
+            for batch in batches:
+                indices = torch.as_tensor(np.asarray(batch), device=self.device)
+                yield indices, self.images[indices]
+            return
+        with warnings.catch_warnings():
+            # torch advises at most as many workers as cores; decoding waits on the disk, so more may be right.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            loader = DataLoader(
+                self.files,
+                batch_sampler=batches,
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        for batch, images in zip(batches, loader, strict=True):
+            yield (
+                torch.as_tensor(np.asarray(batch), device=self.device),
+                images.to(self.device, non_blocking=True),
+            )
+
+
+class InOrder:
+    """Batches of consecutive indices, for evaluation."""
+
+    def __init__(self, length: int, batch_size: int) -> None:
+        self.length, self.batch_size = length, batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """The order never changes."""
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        return (
+            range(start, min(start + self.batch_size, self.length))
+            for start in range(0, self.length, self.batch_size)
+        )
+
+    def __len__(self) -> int:
+        return -(-self.length // self.batch_size)
+
+
+class _Files(Dataset[Tensor]):
+    """Decodes one file at a time, in a worker."""
+
+    def __init__(self, split: Split, image_size: int) -> None:
+        self.paths, self.image_size = split.paths, image_size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(decode(self.paths[index], self.image_size).transpose(1, 2, 0).copy())

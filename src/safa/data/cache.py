@@ -1,0 +1,68 @@
+"""Decoded arrays kept between runs, so that a packed data set is decoded once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def cache_folder() -> Path:
+    """``SAFA_CACHE`` if set, else ``.cache/safa`` in the home folder."""
+    named = os.environ.get("SAFA_CACHE")
+    return Path(named).expanduser() if named else Path("~/.cache/safa").expanduser()
+
+
+def cached_arrays(name: str, files: Sequence[Path], build: Callable[[], Arrays]) -> Arrays:
+    """Return ``build()``, or what it returned for the same files before.
+
+    The entry is addressed by ``name`` and by path, size and modification time of every file. A damaged entry
+    is built again; a folder that cannot be written costs only the time of the next build.
+    """
+    entry = cache_folder() / f"{name}-{_state_of(files)}.npz"
+    stored = _read(entry)
+    if stored is not None:
+        return stored
+    arrays = build()
+    _write(entry, arrays)
+    return arrays
+
+
+def _state_of(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256(b"1")  # raise with the layout of the arrays
+    for file in files:
+        status = file.stat()
+        digest.update(f"\n{file.resolve()}\t{status.st_size}\t{status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _read(entry: Path) -> Arrays | None:
+    try:
+        with np.load(entry, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _write(entry: Path, arrays: Arrays) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **arrays)
+            # Atomic: two runs that start together both leave a whole entry.
+            Path(temporary).replace(entry)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

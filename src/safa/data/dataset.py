@@ -1,0 +1,96 @@
+"""The images of a run: a source, the subset drawn from it, and what both add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from safa import recipe as recipes
+from safa.data.longtail import Subset, draw_subset, shot_groups
+from safa.data.sources import Source, Split, load_source
+from safa.errors import UserError
+
+
+@dataclass(frozen=True)
+class LongTailed:
+    """Training, validation and test images with everything a run needs to know of them."""
+
+    source: Source
+    subset: Subset
+    spec: recipes.Data
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.source.class_names)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training images per class."""
+        return [int(count) for count in self.subset.class_counts]
+
+    @cached_property
+    def train(self) -> Split:
+        return self.source.train.take(self.subset.train)
+
+    @cached_property
+    def validation(self) -> Split | None:
+        """Cut from the training images, or the folder's own ``val/``; None when there is neither."""
+        return (
+            self.source.train.take(self.subset.validation)
+            if len(self.subset.validation)
+            else self.source.validation
+        )
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """many, medium, few -> mask over classes."""
+        spec = self.spec
+        return shot_groups(self.subset.class_counts, many_above=spec.many_above, few_below=spec.few_below)
+
+    @property
+    def augmentation(self) -> recipes.Named:
+        return self.spec.augmentation or recipes.Named(self.source.default_augmentation)
+
+    @property
+    def imbalance_factor(self) -> float:
+        """As asked for in a drawn profile; largest over smallest count where the images are taken as found."""
+        if self.spec.profile != "as_found":
+            return self.spec.imbalance_factor
+        return float(self.subset.class_counts.max() / self.subset.class_counts.min())
+
+    def facts(self) -> Mapping[str, Any]:
+        """What of the data decides the weights: part of a cached stage's address."""
+        return {
+            "images": self.source.fingerprint,
+            "subset": self.subset.sha256,
+            "image_size": self.source.image_size,
+            "mean": list(self.source.mean),
+            "std": list(self.source.std),
+            "augmentation": recipes.to_plain(self.augmentation),
+        }
+
+
+def load(spec: recipes.Data) -> LongTailed:
+    """Read the images and draw the subset a recipe asks for.
+
+    Raises:
+        UserError: when images cannot be had, a class has too few, or a class has none.
+    """
+    source = load_source(spec.name, root=spec.root, image_size=spec.image_size, on_corrupt=spec.on_corrupt)
+    subset = draw_subset(
+        source.train.labels,
+        len(source.class_names),
+        profile=spec.profile,
+        imbalance_factor=spec.imbalance_factor,
+        largest=spec.largest,
+        order=spec.order,
+        seed=spec.subset_seed,
+        validation=spec.validation,
+    )
+    if not len(source.test.labels):
+        raise UserError(f"{spec.name} has no test images; nothing could be said about the result")
+    return LongTailed(source, subset, spec)

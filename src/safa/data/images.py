@@ -1,0 +1,188 @@
+"""One image file, of whatever kind, to RGB bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from safa.errors import UserError
+
+ByteArray = NDArray[np.uint8]
+T = TypeVar("T")
+R = TypeVar("R")
+
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_TRANSPARENT_MODES = ("RGBA", "LA", "PA")
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_RESIZE_RATIO = 8 / 7
+
+
+class CorruptImageError(UserError):
+    """A file that cannot be read as an image.
+
+    Attributes:
+        file: its name, as it was asked for.
+        reason: what went wrong, in a few words.
+    """
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(file, reason)
+        self.file = file
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read {self.file} as an image: {self.reason}"
+
+
+def decode(path: str | Path, image_size: int | None = None) -> ByteArray:
+    """Read one image file.
+
+    Grayscale and palette images become RGB, transparency is laid over white, 16-bit values are divided by
+    257, CMYK is converted, an EXIF orientation is applied, and of an animation the first frame is taken.
+
+    Args:
+        path: the file.
+        image_size: side s of the result: the short side is resized to ``s * 8 / 7`` and the centre square is
+            cropped, as in the usual 256 -> 224 of ImageNet evaluation; an image that is s × s already stays
+            as it is. None keeps all sizes.
+
+    Returns:
+        Shape (3, s, s), or (3, h, w) without ``image_size``; uint8, RGB.
+
+    Raises:
+        CorruptImageError: if the file is missing, empty, truncated or no image; it carries the file's name.
+    """
+    return _guarded(str(path), lambda: _decode_file(Path(path), image_size))
+
+
+def decode_bytes(data: bytes, name: str) -> ByteArray:
+    """Decode an encoded image held in memory; ``name`` is what an error calls it. Returns shape (3, h, w), uint8."""
+
+    def read() -> ByteArray:
+        _require_content(len(data))
+        with Image.open(io.BytesIO(data)) as image:
+            return _channels_first(_to_rgb(image))
+
+    return _guarded(name, read)
+
+
+def check_header(path: str | Path) -> None:
+    """See that a file is an image without decoding it: its header opens, and a JPEG or PNG has its end mark.
+
+    Raises:
+        CorruptImageError: if it is missing, empty, cut short or no image; it carries the file's name.
+    """
+
+    def read() -> None:
+        _require_content(Path(path).stat().st_size)
+        with Image.open(path) as image:
+            # Some cameras write past the end mark, so a missing mark is a suspicion that decoding settles.
+            if not _has_end_mark(Path(path), image.format):
+                image.load()
+
+    _guarded(str(path), read)
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R | CorruptImageError]:
+    """Apply ``function`` to every item on all processors, in order; a corrupt image becomes its error in the list."""
+
+    def attempt(item: T) -> R | CorruptImageError:
+        try:
+            return function(item)
+        except CorruptImageError as error:
+            return error
+
+    # Pillow releases the interpreter lock while it decodes, so threads are enough.
+    with ThreadPoolExecutor(max_workers=min(16, cpu_count() or 1)) as pool:
+        return list(pool.map(attempt, items))
+
+
+def _guarded(name: str, read: Callable[[], R]) -> R:
+    try:
+        return read()
+    except MemoryError:
+        raise
+    except FileNotFoundError as error:
+        raise CorruptImageError(name, "there is no such file") from error
+    # Pillow's decoders raise whatever their parser tripped over: OSError, SyntaxError, struct.error, IndexError, …
+    except Exception as error:
+        reason = "not a known image format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise CorruptImageError(name, reason or type(error).__name__) from error
+
+
+def _decode_file(path: Path, image_size: int | None) -> ByteArray:
+    _require_content(path.stat().st_size)
+    with Image.open(path) as image:
+        if image_size is None:
+            return _channels_first(_to_rgb(image))
+        # JPEG can be decoded at half, quarter, … size; twice the target leaves the result visually the same.
+        target = 2 * round(image_size * _RESIZE_RATIO)
+        image.draft(None, (target, target))
+        return _channels_first(_centre_square(_to_rgb(image), image_size))
+
+
+def _has_end_mark(path: Path, image_format: str | None) -> bool:
+    mark = _END_MARKS.get(image_format or "")
+    if mark is None:
+        return True
+    with path.open("rb") as file:
+        file.seek(-min(64, path.stat().st_size), io.SEEK_END)
+        return mark in file.read()
+
+
+def _require_content(size: int) -> None:
+    if size == 0:
+        raise ValueError("the file is empty")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    _turn_upright(image)
+    if image.mode in _SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
+        image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _turn_upright(image: Image.Image) -> None:
+    # The pixels of a photograph with a damaged EXIF block are fine, and Pillow raises many things over such a block.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _eight_bit(values: NDArray[Any], mode: str) -> ByteArray:
+    """Scale gray values to bytes: 16-bit ones by 1/257, floats of at most 1 by 255, and small 32-bit ones not at all."""
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    top = float(values.max(initial=0.0))
+    if mode in _SIXTEEN_BIT_MODES or top > 255:
+        values = values / 257
+    elif mode == "F" and top <= 1:
+        values = values * 255
+    return np.rint(values.clip(0, 255)).astype(np.uint8)
+
+
+def _centre_square(image: Image.Image, side: int) -> Image.Image:
+    width, height = image.size
+    if width == height == side:
+        return image
+    # Cutting while resizing gives the same pixels as resizing first, and a 1 × 100,000 image costs nothing.
+    reach = min(width, height) / _RESIZE_RATIO / 2
+    box = (width / 2 - reach, height / 2 - reach, width / 2 + reach, height / 2 + reach)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+
+
+def _channels_first(image: Image.Image) -> ByteArray:
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))

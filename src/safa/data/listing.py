@@ -1,0 +1,212 @@
+"""From lists of image files to a data set: checking, decoding, leaving corrupt files out, pixel statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from safa.data import images as image_files
+from safa.data.images import CorruptImageError
+from safa.data.longtail import count_labels, stratified_split
+from safa.data.pixels import fingerprint, statistics
+from safa.data.types import ByteArray, IntArray, Source, Split
+from safa.errors import UserError
+
+OnCorrupt = Literal["stop", "skip"]
+
+TEST_FRACTION = 0.2
+# Fixed for good, as the test split must not change from run to run.
+TEST_SEED = 2022
+_STATISTICS_SAMPLE = 2000
+_LISTED_NAMES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """Labelled files, not opened yet.
+
+    Attributes:
+        name: as the data set was asked for.
+        base: the folder that ``paths`` are shown relative to.
+        class_names: one per class id.
+        splits: ``train`` and, as far as there are, ``validation`` and ``test``.
+        notes: what was decided so far.
+    """
+
+    name: str
+    base: Path
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    notes: tuple[str, ...] = ()
+
+    def shown(self, path: Path) -> str:
+        """The path as a message shows it: relative to ``base`` where that is possible."""
+        return path.relative_to(self.base).as_posix() if path.is_relative_to(self.base) else str(path)
+
+
+def load(listing: Listing, *, image_size: int | None, on_corrupt: OnCorrupt, in_memory_limit: int) -> Source:
+    """Check and, when they fit into ``in_memory_limit`` bytes together, decode all files of a listing.
+
+    Without a test split, 20 % of each class are cut from the training images with a constant seed. Without
+    ``image_size``, it is 224, or less where the images are smaller: see ``_fitting_size``.
+
+    Raises:
+        UserError: if a class has no training image, nothing is left to test on, or files are corrupt and
+            ``on_corrupt`` is ``stop``.
+    """
+    _check_classes(listing, listing.splits["train"])
+    listing = _with_test_split(listing)
+    if image_size is None:
+        image_size = _fitting_size(listing.splits["train"].paths)
+        listing = replace(listing, notes=(*listing.notes, f"images are read at {image_size}×{image_size}"))
+    read, sample, errors = _read(listing.splits, image_size, in_memory_limit)
+    skipped = _report(listing, errors, on_corrupt)
+    _check_classes(listing, read["train"])
+    for kind, split in read.items():
+        if not len(split):
+            raise UserError(f"no image of the {kind} split of {listing.name!r} could be read; mend its files")
+    mean, std = statistics(sample)
+    return Source(
+        name=listing.name,
+        class_names=listing.class_names,
+        image_size=image_size,
+        train=read["train"],
+        test=read["test"],
+        validation=read.get("validation"),
+        mean=mean,
+        std=std,
+        # Cutting a random part out of a small image leaves nothing to recognise.
+        default_augmentation="resized_crop" if image_size >= 96 else "crop_flip",
+        skipped=skipped,
+        fingerprint=fingerprint(list(read.values()), listing.base),
+        notes=listing.notes,
+    )
+
+
+def _check_classes(listing: Listing, train: Split) -> None:
+    names = listing.class_names
+    if len(names) < 2:
+        raise UserError(
+            f"{listing.name!r} has {len(names)} class {list(names)}; classification needs at least two"
+        )
+    empty = [names[c] for c in np.flatnonzero(count_labels(train.labels, len(names)) == 0)]
+    if empty:
+        raise UserError(
+            f"{len(empty)} of {len(names)} classes of {listing.name!r} have no training image: {_first(empty)}; "
+            f"add images or leave the class out"
+        )
+
+
+def _with_test_split(listing: Listing) -> Listing:
+    if "test" in listing.splits:
+        return listing
+    train, num_classes = listing.splits["train"], len(listing.class_names)
+    kept, cut = stratified_split(train.labels, num_classes, TEST_FRACTION, TEST_SEED)
+    if not len(cut):
+        raise UserError(
+            f"{listing.name!r} has no test split, and no class has the {round(1 / TEST_FRACTION)} images it takes to cut one; "
+            f"add a test split"
+        )
+    untested = int((count_labels(train.labels[cut], num_classes) == 0).sum())
+    note = f"there is no test split: {len(cut)} training images ({TEST_FRACTION:.0%} of each class) are kept
+    for testing" note += f"; {untested} of {num_classes} classes are too small to give one" if untested else
+    "" splits = {**listing.splits, "train": _rows(train, kept), "test": _rows(train, cut)} return
+    replace(listing, splits=splits, notes=(*listing.notes, note))
+
+
+def _fitting_size(paths: Sequence[Path]) -> int:
+    """224, or the multiple of 32 (at least 32) below the median short side of up to 200 training images."""
+    sides = []
+    for index in _seeded_choice(len(paths), 200):
+        try:
+            with Image.open(paths[index]) as image:
+                sides.append(min(image.size))
+        except Exception:  # whatever is wrong with the file is reported by name when it is read in full
+            continue
+    return min(224, max(32, int(np.median(sides)) // 32 * 32)) if sides else 224
+
+
+def _read(
+    splits: dict[str, Split], image_size: int, in_memory_limit: int
+) -> tuple[dict[str, Split], ByteArray, list[CorruptImageError]]:
+    """The splits without their corrupt files, the images to take statistics from, and what was corrupt."""
+    total = sum(map(len, splits.values()))
+    in_memory = total * 3 * image_size * image_size <= in_memory_limit
+    read, errors = dict[str, Split](), list[CorruptImageError]()
+    for kind, split in splits.items():
+        read[kind], failed = _decoded(split, image_size) if in_memory else _checked(split)
+        errors += failed
+    sample, failed = _sample(read["train"], image_size)
+    read["train"] = _without(read["train"], failed)
+    return read, sample, errors + failed
+
+
+def _decoded(split: Split, image_size: int) -> tuple[Split, list[CorruptImageError]]:
+    images = np.empty((len(split), 3, image_size, image_size), dtype=np.uint8)
+
+    def fill(index: int) -> None:
+        images[index] = image_files.decode(split.paths[index], image_size)
+
+    outcomes = image_files.in_threads(fill, range(len(split)))
+    errors = [outcome for outcome in outcomes if outcome is not None]
+    if not errors:
+        return Split(split.labels, images), errors
+    good = np.array([outcome is None for outcome in outcomes])
+    return Split(split.labels[good], images[good]), errors
+
+
+def _checked(split: Split) -> tuple[Split, list[CorruptImageError]]:
+    outcomes = image_files.in_threads(image_files.check_header, split.paths)
+    errors = [outcome for outcome in outcomes if outcome is not None]
+    return _without(split, errors), errors
+
+
+def _sample(train: Split, image_size: int) -> tuple[ByteArray, list[CorruptImageError]]:
+    """At most 2,000 training images, decoded, to take the pixel statistics from."""
+    chosen = _seeded_choice(len(train), _STATISTICS_SAMPLE)
+    if train.images is not None:
+        return train.images[chosen], []
+    outcomes = image_files.in_threads(
+        lambda path: image_files.decode(path, image_size), [train.paths[index] for index in chosen]
+    )
+    errors = [outcome for outcome in outcomes if isinstance(outcome, CorruptImageError)]
+    images = [outcome for outcome in outcomes if not isinstance(outcome, CorruptImageError)]
+    return np.stack(images) if images else np.empty((0, 3, 1, 1), dtype=np.uint8), errors
+
+
+def _seeded_choice(total: int, number: int) -> IntArray:
+    return np.sort(np.random.RandomState(0).permutation(total)[:number])
+
+
+def _report(listing: Listing, errors: Sequence[CorruptImageError], on_corrupt: OnCorrupt) -> tuple[str, ...]:
+    if errors and on_corrupt == "stop":
+        listed = _first([f"{listing.shown(Path(error.file))} ({error.reason})" for error in errors])
+        raise UserError(
+            f"{len(errors)} of the image files of {listing.name!r} cannot be read: {listed}; "
+            f"mend or remove them, or skip them with on_corrupt='skip'"
+        )
+    return tuple(listing.shown(Path(error.file)) for error in errors)
+
+
+def _first(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED_NAMES
+    return ", ".join(names[:_LISTED_NAMES]) + (f", and {rest} more" if rest > 0 else "")
+
+
+def _without(split: Split, errors: Sequence[CorruptImageError]) -> Split:
+    if not errors:
+        return split
+    bad = {error.file for error in errors}
+    return _rows(
+        split, np.array([i for i, path in enumerate(split.paths) if str(path) not in bad], dtype=np.int64)
+    )
+
+
+def _rows(split: Split, indices: IntArray) -> Split:
+    """Some of the files of a split that stays on disk."""
+    return Split(split.labels[indices], paths=tuple(split.paths[index] for index in indices))

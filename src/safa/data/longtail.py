@@ -1,0 +1,337 @@
+"""Long-tailed profiles, frozen subsets drawn after them, and the groups results are reported in.
+
+Everything here is a pure function of labels or class counts; nothing reads an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safa.errors import UserError
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Profile = Literal["exponential", "step", "as_found"]
+Order = Literal["ldam", "rsg"]
+
+
+def exponential_counts(largest: int, num_classes: int, imbalance_factor: float) -> IntArray:
+    """Image counts that fall exponentially from the first class to the last.  [Cui et al. 2019; LDAM-DRW's imbalance_cifar.py]
+
+    Args:
+        largest: images of the first class.
+        num_classes: C, the number of classes.
+        imbalance_factor: largest over smallest class, at least 1.
+
+    Returns:
+        Counts, shape (C,), int64: ``int(largest * imbalance_factor ** (-c / (C - 1)))``, truncated as the
+        released code does.
+
+    Reading:
+        Computed as a division by ``imbalance_factor ** (c / (C - 1))``. It is the same number, except that
+        the last class is exactly ``int(largest / imbalance_factor)`` where the negative power would round 49
+        / 49 down to 0.
+
+    Raises:
+        UserError: if the factor is below 1, or leaves the last class without an image.
+    """
+    _check_profile(largest, num_classes, imbalance_factor)
+    exponents = np.arange(num_classes) / max(num_classes - 1, 1)
+    counts = (largest / np.power(float(imbalance_factor), exponents)).astype(np.int64)
+    return _without_empty_class(counts, largest, imbalance_factor)
+
+
+def step_counts(largest: int, num_classes: int, imbalance_factor: float) -> IntArray:
+    """Image counts of two heights: the first half of the classes is large, the rest small.  [Buda et al. 2018]
+
+    Args:
+        largest: images of each class of the first half.
+        num_classes: C, the number of classes.
+        imbalance_factor: largest over smallest class, at least 1.
+
+    Returns:
+        Counts, shape (C,), int64: ``largest`` for the first ``C // 2`` classes, ``int(largest /
+        imbalance_factor)`` for the rest.
+
+    Reading:
+        With an odd C the released LDAM-DRW code forgets the last class; here the middle class is a small one.
+
+    Raises:
+        UserError: if the factor is below 1, or leaves the small classes without an image.
+    """
+    _check_profile(largest, num_classes, imbalance_factor)
+    counts = np.full(num_classes, largest, dtype=np.int64)
+    counts[num_classes // 2 :] = int(largest / imbalance_factor)
+    return _without_empty_class(counts, largest, imbalance_factor)
+
+
+def count_labels(labels: NDArray[Any], num_classes: int) -> IntArray:
+    """Images of each class, shape (num_classes,), int64.
+
+    Raises:
+        UserError: if a label lies outside ``[0, num_classes)``.
+    """
+    labels = np.asarray(labels)
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
+        raise UserError(
+            f"label {int(wrong[0])} is out of range: {num_classes} classes have labels 0 to {num_classes - 1} "
+            f"({wrong.size} of {labels.size} labels are outside)"
+        )
+    return np.bincount(labels, minlength=num_classes).astype(np.int64)
+
+
+def rank_by_count(labels: NDArray[Any], num_classes: int) -> IntArray:
+    """Class ids by decreasing number of images, shape (num_classes,); equal counts keep the order of their ids."""
+    return np.argsort(-count_labels(labels, num_classes), kind="stable").astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """A frozen choice of training images.
+
+    Attributes:
+        train: indices into the source's training split, shape (n,), int64, class after class; read-only.
+        validation: indices cut from the drawn images, shape (m,), int64, disjoint from ``train``; read-only.
+        class_counts: images of each class in ``train``, that is after the validation images were cut; shape
+            (C,), int64.
+        sha256: hex digest of both index lists; see ``subset_hash``.
+    """
+
+    train: IntArray
+    validation: IntArray
+    class_counts: IntArray
+    sha256: str
+
+    @classmethod
+    def of(
+        cls, train: Sequence[int] | IntArray, validation: Sequence[int] | IntArray, class_counts: Any
+    ) -> Subset:
+        """Freeze index lists and hash them."""
+        arrays = [np.array(values, dtype=np.int64) for values in (train, validation, class_counts)]
+        for array in arrays:
+            array.setflags(write=False)
+        return cls(*arrays, sha256=subset_hash(arrays[0], arrays[1]))
+
+    def to_json(self) -> str:
+        """The subset as JSON text, to be stored with the run."""
+        lists = {
+            "class_counts": self.class_counts.tolist(),
+            "train": self.train.tolist(),
+            "validation": self.validation.tolist(),
+        }
+        return json.dumps({"sha256": self.sha256, **lists})
+
+    @classmethod
+    def from_json(cls, text: str) -> Subset:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            UserError: if the text is no subset, or its index lists do not match its hash.
+        """
+        try:
+            stored = json.loads(text)
+            subset = cls.of(stored["train"], stored["validation"], stored["class_counts"])
+            expected = stored["sha256"]
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise UserError(f"this is not a stored subset: {error!r}; draw it again") from error
+        if subset.sha256 != expected:
+            raise UserError(
+                f"the stored subset was changed: its index lists hash to {subset.sha256}, recorded is {expected}; draw it again"
+            )
+        return subset
+
+
+def subset_hash(train: IntArray, validation: IntArray) -> str:
+    """SHA-256 (hex) of the training indices, the word ``validation`` and the validation indices, as little-endian int64."""
+    digest = hashlib.sha256(np.ascontiguousarray(train, dtype="<i8").tobytes())
+    digest.update(b"validation")
+    digest.update(np.ascontiguousarray(validation, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def draw_subset(
+    labels: NDArray[Any],
+    num_classes: int,
+    *,
+    profile: Profile = "exponential",
+    imbalance_factor: float | None = None,
+    largest: int | None = None,
+    order: Order = "ldam",
+    seed: int = 0,
+    validation: float = 0.0,
+) -> Subset:
+    """Draw the long-tailed subset that a run trains on.
+
+    Args:
+        labels: labels of all available training images, shape (n,).
+        num_classes: C, the number of classes.
+        profile: ``exponential`` or ``step`` counts, given to the classes in order of decreasing available
+            count (equal counts by class id), or ``as_found`` to take every image; ``as_found`` ignores the
+            next two arguments.
+        imbalance_factor: largest over smallest class, at least 1.
+        largest: images of the most frequent class; by default as many as the largest class has.
+        order: which images of a class are taken. ``ldam`` shuffles each class as LDAM-DRW does, with one
+            ``np.random.RandomState(seed)`` for class 0, class 1, …; ``rsg`` takes the first ones in file
+            order, as RSG's
+            copy of that code does: the counts agree, the images differ.
+        seed: of the shuffle and of the validation images.
+        validation: fraction in [0, 1) of each drawn class to set aside: ``int(fraction * count)``, never the
+            last image.
+
+    Returns:
+        A frozen ``Subset`` whose ``class_counts`` are those of the images left for training.
+
+    Raises:
+        UserError: if a class has fewer images than its place in the profile asks for, naming the class.
+    """
+    _check_choices(profile, order, seed, validation)
+    labels = np.asarray(labels)
+    available = count_labels(labels, num_classes)
+    wanted = _wanted_counts(available, profile, imbalance_factor, largest)
+    _check_available(wanted, available)
+    shuffle = np.random.RandomState(seed) if order == "ldam" and profile != "as_found" else None
+    # Another stream than the shuffle's, so a validation split does not change which images are drawn.
+    cut = np.random.RandomState([seed, 1])
+    train, held_out = [], []
+    for indices, count in zip(_indices_by_class(labels, available), wanted, strict=True):
+        if shuffle is not None:
+            shuffle.shuffle(indices)
+        kept, aside = _set_aside(indices[:count], validation, cut)
+        train.append(kept)
+        held_out.append(aside)
+    return Subset.of(np.concatenate(train), np.concatenate(held_out), [len(kept) for kept in train])
+
+
+def stratified_split(
+    labels: NDArray[Any], num_classes: int, fraction: float, seed: int
+) -> tuple[IntArray, IntArray]:
+    """Cut ``fraction`` of every class, never its last image.
+
+    Returns:
+        Two sorted, disjoint index lists that cover ``labels``: what remains, and what was cut.
+    """
+    subset = draw_subset(labels, num_classes, profile="as_found", seed=seed, validation=fraction)
+    return np.sort(subset.train), np.sort(subset.validation)
+
+
+def shot_groups(class_counts: Any, *, many_above: int = 100, few_below: int = 20) -> dict[str, BoolArray]:
+    """Classes by how many training images they have: many > 100, medium 20 to 100, few < 20.  [Liu et al. 2019]
+
+    Returns:
+        ``many``, ``medium``, ``few`` -> mask over the classes, shape (C,). Each class is in exactly one.
+    """
+    if few_below > many_above + 1:
+        raise UserError(
+            f"few_below={few_below} must not exceed many_above + 1 = {many_above + 1}: the groups would overlap"
+        )
+    counts = np.asarray(class_counts)
+    many, few = counts > many_above, counts < few_below
+    return {"many": many, "medium": ~many & ~few, "few": few}
+
+
+def head_classes(class_counts: Any, head_ratio: float = 0.2) -> BoolArray:
+    """The most frequent classes, whatever their ids.  [SAFA Sec. 4.1: the top 20 % of classes]
+
+    Returns:
+        Mask over the classes, shape (C,): the top ``int(C * head_ratio)`` by count, at least one; of equal
+        counts the lower id.
+
+    Raises:
+        UserError: if ``head_ratio`` is not in (0, 1].
+    """
+    if not 0 < head_ratio <= 1:
+        raise UserError(f"head_ratio is the fraction of classes that are head, in (0, 1], got {head_ratio}")
+    counts = np.asarray(class_counts)
+    # 100 * 0.29 is 28.999999999999996: round away the representation error before truncating.
+    number = max(1, int(round(len(counts) * head_ratio, 9)))
+    mask = np.zeros(len(counts), dtype=np.bool_)
+    mask[np.argsort(-counts, kind="stable")[:number]] = True
+    return mask
+
+
+def _check_profile(largest: int, num_classes: int, imbalance_factor: float) -> None:
+    if num_classes < 1:
+        raise UserError(f"num_classes must be at least 1, got {num_classes}")
+    if largest < 1:
+        raise UserError(
+            f"largest is the number of images of the most frequent class, so at least 1, got {largest}"
+        )
+    if not (1 <= imbalance_factor < float("inf")):
+        hint = f"; did you mean {1 / imbalance_factor:g}?" if 0 < imbalance_factor < 1 else ""
+        raise UserError(
+            f"imbalance_factor is largest over smallest class, so at least 1, got {imbalance_factor}{hint}"
+        )
+
+
+def _without_empty_class(counts: IntArray, largest: int, imbalance_factor: float) -> IntArray:
+    if counts[-1] < 1:
+        raise UserError(
+            f"imbalance_factor {imbalance_factor:g} leaves the rarest class without an image when the largest has {largest}; "
+            f"use at most {largest}"
+        )
+    return counts
+
+
+def _check_choices(profile: str, order: str, seed: int, validation: float) -> None:
+    if profile not in ("exponential", "step", "as_found"):
+        raise UserError(f"no profile named {profile!r}; there are exponential, step and as_found")
+    if order not in ("ldam", "rsg"):
+        raise UserError(f"no order named {order!r}; there are ldam and rsg")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed of a subset lies in [0, 2**32), got {seed}")
+    if not 0 <= validation < 1:
+        raise UserError(f"validation is the fraction of each class to set aside, in [0, 1), got {validation}")
+
+
+def _wanted_counts(
+    available: IntArray, profile: Profile, imbalance_factor: float | None, largest: int | None
+) -> IntArray:
+    if profile == "as_found":
+        return available
+    if imbalance_factor is None:
+        raise UserError(
+            f"profile {profile!r} needs an imbalance_factor, such as 100; or use profile 'as_found'"
+        )
+    counts = exponential_counts if profile == "exponential" else step_counts
+    by_rank = counts(int(available.max()) if largest is None else largest, len(available), imbalance_factor)
+    wanted = np.empty_like(by_rank)
+    wanted[np.argsort(-available, kind="stable")] = by_rank
+    return wanted
+
+
+def _check_available(wanted: IntArray, available: IntArray) -> None:
+    if not available.all():
+        raise UserError(
+            f"class {int(np.argmin(available))} has no training image; leave the class out or add images"
+        )
+    short = np.flatnonzero(wanted > available)
+    if short.size:
+        worst = short[0]
+        raise UserError(
+            f"class {worst} needs {wanted[worst]} images for this profile but has {available[worst]} "
+            f"({short.size} of {len(wanted)} classes are short); raise imbalance_factor, lower largest, or use profile 'as_found'"
+        )
+
+
+def _indices_by_class(labels: NDArray[Any], available: IntArray) -> list[IntArray]:
+    """``np.where(labels == c)[0]`` for every class c, in one sort."""
+    return [part.copy() for part in np.split(np.argsort(labels, kind="stable"), np.cumsum(available)[:-1])]
+
+
+def _set_aside(
+    indices: IntArray, fraction: float, random: np.random.RandomState
+) -> tuple[IntArray, IntArray]:
+    number = min(int(round(len(indices) * fraction, 9)), len(indices) - 1)
+    if number < 1:
+        return indices, indices[:0]
+    is_aside = np.zeros(len(indices), dtype=np.bool_)
+    is_aside[random.permutation(len(indices))[:number]] = True
+    return indices[~is_aside], indices[is_aside]

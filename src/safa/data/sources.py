@@ -1,0 +1,120 @@
+"""Every data set, by name or by path, as one kind of object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from safa.data import cifar, digits, folder, idx, listing, table
+from safa.data.listing import OnCorrupt
+from safa.data.longtail import count_labels
+from safa.data.pixels import fingerprint, statistics
+from safa.data.types import Channels, Source, Split
+from safa.errors import UserError, closest
+
+__all__ = ["BUILT_IN", "OnCorrupt", "Source", "Split", "load_source"]
+
+BUILT_IN: dict[str, str] = {
+    "digits": "1,797 handwritten digits of 8×8 inside scikit-learn, 40 per class kept for testing; no download",
+    "fashion-mnist": "70,000 garments of 28×28 (Xiao et al. 2017), from Debian's dataset-fashion-mnist or a folder of IDX files",
+    "cifar10": "60,000 photographs of 32×32 in 10 classes (Krizhevsky 2009), from a folder or the Hugging Face hub",
+    "cifar100": "60,000 photographs of 32×32 in 100 classes (Krizhevsky 2009), from a folder or the Hugging Face hub",
+}
+
+
+def load_source(
+    name: str,
+    *,
+    root: str | None = None,
+    image_size: int | None = None,
+    on_corrupt: OnCorrupt = "stop",
+    in_memory_limit: int = 2**30,
+) -> Source:
+    """Load a data set.
+
+    Args:
+        name: one of ``BUILT_IN``, the path of an image folder (``train/CLASS/*.jpg`` with or without ``val/``
+            and ``test/``), or the path of a CSV file with the columns path,label and, if wanted, split.
+        root: where to look: the folder with the files of a built-in set (else SAFA_DATA), the folder that a
+            relative path ``name`` starts from, or the folder that the paths in a CSV file start from (else
+            the CSV file's own).
+        image_size: side in pixels at which folders and CSV files are read; 224, or less for smaller images,
+            by default. Built-in sets have their own.
+        on_corrupt: ``stop`` refuses to load when an image of a folder or CSV file cannot be read, naming the
+            first few; ``skip`` leaves them out and lists them in ``Source.skipped``.
+        in_memory_limit: bytes. Folders and CSV files that need more are not decoded now: their files are
+            checked to open, and ``Split.paths`` is filled instead of ``Split.images``.
+
+    Raises:
+        UserError: for whatever is missing, empty, out of range or unreadable, before any training starts.
+    """
+    _check_options(image_size, on_corrupt)
+    if name in BUILT_IN:
+        return _built_in(name, root, image_size)
+    found = _path_of(name, root)
+    if found.is_dir():
+        files = folder.list_folder(found, name)
+    else:
+        files = table.list_table(found, name, Path(root).expanduser() if root else found.parent)
+    return listing.load(files, image_size=image_size, on_corrupt=on_corrupt, in_memory_limit=in_memory_limit)
+
+
+def _check_options(image_size: int | None, on_corrupt: str) -> None:
+    if image_size is not None and not 1 <= image_size <= 4096:
+        raise UserError(f"image_size is the side of the images in pixels, 1 to 4096, got {image_size}")
+    if on_corrupt not in get_args(OnCorrupt):
+        raise UserError(f"on_corrupt is 'stop' or 'skip', got {on_corrupt!r}")
+
+
+def _built_in(name: str, root: str | None, image_size: int | None) -> Source:
+    if name == "digits":
+        return _source(name, *digits.load(), tuple("0123456789"), "shift", image_size)
+    if name == "fashion-mnist":
+        return _source(name, *idx.load_fashion_mnist(root), idx.FASHION_CLASSES, "crop_flip", image_size)
+    which: cifar.Name = "cifar10" if name == "cifar10" else "cifar100"
+    pixels = (cifar.MEAN, cifar.STD)
+    return _source(name, *cifar.load(which, root), cifar.CLASSES[which], "crop_flip", image_size, pixels)
+
+
+def _source(
+    name: str,
+    train: Split,
+    test: Split,
+    class_names: tuple[str, ...],
+    augmentation: str,
+    image_size: int | None,
+    pixels: tuple[Channels, Channels] | None = None,
+) -> Source:
+    """A built-in set as a ``Source``; ``pixels`` are published mean and deviation, else they are computed."""
+    if train.images is None:
+        raise TypeError(f"{name} must be decoded in memory")
+    side = train.images.shape[-1]
+    if image_size not in (None, side):
+        raise UserError(
+            f"{name} has images of {side}×{side}, got image_size {image_size}; leave image_size out"
+        )
+    empty = (count_labels(train.labels, len(class_names)) == 0).nonzero()[0]
+    if empty.size:
+        raise UserError(
+            f"{empty.size} of {len(class_names)} classes of {name} have no training image, the first is "
+            f"{class_names[empty[0]]!r}; is root the folder of another data set?"
+        )
+    mean, std = pixels or statistics(train.images)
+    marks = fingerprint((train, test))
+    return Source(name, class_names, side, train, test, None, mean, std, augmentation, (), marks)
+
+
+def _path_of(name: str, root: str | None) -> Path:
+    path = Path(name).expanduser()
+    candidates = [Path(root).expanduser() / path, path] if root else [path]
+    for candidate in candidates:
+        if candidate.is_dir() or (candidate.is_file() and candidate.suffix.lower() == ".csv"):
+            return candidate
+    if any(candidate.is_file() for candidate in candidates):
+        raise UserError(
+            f"{name!r} is a file but no .csv; name a folder of images or a CSV file with the columns path,label"
+        )
+    raise UserError(
+        f"no data set named {name!r} and no such path{closest(name, BUILT_IN)}; there are {', '.join(BUILT_IN)}, "
+        f"or name a folder (train/CLASS/*.jpg) or a CSV file (path,label)"
+    )

@@ -1,0 +1,119 @@
+"""CSV files with the columns ``path``, ``label`` and, if there are fixed splits, ``split``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from safa.data.listing import Listing
+from safa.data.types import Split
+from safa.errors import UserError
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+Row = tuple[int, str, str, str]  # line, path, label, split
+
+
+def list_table(file: Path, name: str, base: Path) -> Listing:
+    """List the images of a CSV file without opening them.
+
+    Labels are class names, sorted; when all of them are integers they are class ids, counted from 0.
+
+    Args:
+        file: the CSV file, UTF-8 with a header line.
+        name: as the data set was asked for.
+        base: the folder that relative paths start from.
+
+    Raises:
+        UserError: if a column is missing, a value is empty, a label out of range, a split unknown, or a file
+            in two splits.
+    """
+    rows = _read_rows(file)
+    class_names, ids = _classes(file, rows)
+    splits = {}
+    for kind in ("train", "validation", "test"):
+        chosen = [row for row in rows if row[3] == kind]
+        if chosen or kind == "train":
+            labels = np.array([ids[label] for _, _, label, _ in chosen], dtype=np.int64)
+            splits[kind] = Split(labels, paths=tuple(base / path for _, path, _, _ in chosen))
+    return Listing(name=name, base=base, class_names=class_names, splits=splits)
+
+
+def _read_rows(file: Path) -> list[Row]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            _check_columns(file, list(reader.fieldnames or ()))
+            rows = [_row(file, reader.line_num, cells) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {str(file)!r} as a CSV file in UTF-8: {error}") from error
+    if not rows:
+        raise UserError(f"{str(file)!r} has a header but no rows; add one line per image")
+    _check_unique(file, rows)
+    return rows
+
+
+def _check_columns(file: Path, columns: list[str]) -> None:
+    missing = [column for column in ("path", "label") if column not in columns]
+    if missing:
+        raise UserError(
+            f"{str(file)!r} has no column {missing[0]!r}; its columns are {columns}, needed are path,label and, if wanted, split"
+        )
+
+
+def _row(file: Path, line: int, cells: dict[str, str | None]) -> Row:
+    path, label = ((cells[column] or "").strip() for column in ("path", "label"))
+    if not path or not label:
+        raise UserError(
+            f"line {line} of {str(file)!r} has no {'path' if not path else 'label'}; fill it in or remove the line"
+        )
+    split = (cells.get("split") or "train").strip().lower() if "split" in cells else "train"
+    if split not in _SPLIT_NAMES:
+        raise UserError(
+            f"line {line} of {str(file)!r} has the split {split!r}; there are train, val and test"
+        )
+    return line, path, label, _SPLIT_NAMES[split]
+
+
+def _check_unique(file: Path, rows: list[Row]) -> None:
+    first: dict[str, Row] = {}
+    for row in rows:
+        known = first.setdefault(row[1], row)
+        if known is not row:
+            raise UserError(
+                f"{row[1]!r} is on line {known[0]} ({known[3]}) and again on line {row[0]} ({row[3]}) of {str(file)!r}; "
+                f"an image may be listed once"
+            )
+
+
+def _classes(file: Path, rows: list[Row]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names in the order of their ids, and the id of every label as it is written."""
+    written = sorted({label for _, _, label, _ in rows})
+    if not all(map(_is_integer, written)):
+        return tuple(written), {label: class_id for class_id, label in enumerate(written)}
+    ids = {label: int(label) for label in written}
+    negative = next((row for row in rows if ids[row[2]] < 0), None)
+    if negative is not None:
+        raise UserError(
+            f"label {negative[2]} on line {negative[0]} of {str(file)!r} is out of range: class ids start at 0"
+        )
+    known = set(ids.values())
+    gap = next((expected for expected in range(len(known)) if expected not in known), None)
+    if gap is not None:
+        raise UserError(
+            f"no image of {str(file)!r} has the label {gap}, yet labels go up to {max(known)}: class ids count from 0 without "
+            f"a gap (class names may be anything)"
+        )
+    return tuple(map(str, range(len(known)))), ids
+
+
+def _is_integer(label: str) -> bool:
+    digits = label.removeprefix("-")
+    return digits.isascii() and digits.isdigit()

@@ -1,0 +1,112 @@
+"""From a recipe to its epochs, each with the hash of everything that led to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safa import recipe as recipes
+
+# Raise this when a change of the code changes what a recipe computes: it makes every cached prefix unknown.
+SEMANTICS = 1
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a run.
+
+    Attributes:
+        index: 0-based, over all stages.
+        stage_index, stage: the stage it belongs to.
+        first: whether it is the first of its stage.
+        lr: learning rate.
+        evaluate: whether the network is tested after it.
+        key: address of the state after it: two runs with the same key have the same weights.
+    """
+
+    index: int
+    stage_index: int
+    stage: recipes.Stage
+    first: bool
+    lr: float
+    evaluate: bool
+    key: str
+
+
+def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size: int = 1) -> list[Epoch]:
+    """Every epoch of the run in order.
+
+    Args:
+        recipe: what to run.
+        data_facts: what the training images are (hash of the drawn subset, normalisation, …); ``Dataset.facts``.
+        world_size: processes; their number changes batch-norm statistics, so it is part of the address.
+    """
+    key = start_key(recipe, data_facts, world_size)
+    epochs: list[Epoch] = []
+    for stage_index, stage in enumerate(recipe.stages):
+        start = len(epochs)
+        for local in range(stage.epochs):
+            lr = _learning_rate(recipe, stage, local, start + local)
+            key = _digest([key, _regime(recipe, stage_index, lr, local == 0)])
+            evaluate = (local + 1) % stage.evaluate_every == 0 or local + 1 == stage.epochs
+            epochs.append(Epoch(start + local, stage_index, stage, local == 0, lr, evaluate, key))
+    return epochs
+
+
+def start_key(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size: int = 1) -> str:
+    """Address of the untrained network on these images."""
+    settings: dict[str, Any] = {
+        "semantics": SEMANTICS,
+        "data": dict(data_facts),
+        "model": recipes.to_plain(recipe.model),
+        "batch_size": recipe.batch_size,
+        "precision": recipe.precision,
+        "seed": recipe.seed,
+    }
+    if recipe.clip is not None:
+        settings["clip"] = recipe.clip
+    if world_size != 1:
+        settings["world_size"] = world_size
+    return _digest(settings)
+
+
+def shared_epochs(first: list[Epoch], second: list[Epoch]) -> int:
+    """How many epochs two runs have in common."""
+    length = 0
+    for a, b in zip(first, second, strict=False):
+        if a.key != b.key:
+            break
+        length += 1
+    return length
+
+
+def _learning_rate(recipe: recipes.Recipe, stage: recipes.Stage, local: int, index: int) -> float:
+    if stage.schedule is not None:
+        return recipes.learning_rate(stage.schedule, local, stage.epochs)
+    return recipes.learning_rate(recipe.schedule, index, recipe.epochs)
+
+
+def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool) -> dict[str, Any]:
+    """What one epoch does to the network; epochs of different stages with the same regime are the same."""
+    stage = recipe.stages[stage_index]
+    plain = recipes.to_plain(stage)
+    for beside in ("epochs", "schedule", "evaluate_every", "optimizer"):
+        plain.pop(beside, None)
+    plain["lr"] = lr
+    plain["optimizer"] = recipes.to_plain(optimizer_of(recipe, stage_index))
+    if first and stage.optimizer is not None:
+        plain["restart"] = True
+    return dict(plain)
+
+
+def optimizer_of(recipe: recipes.Recipe, stage_index: int) -> recipes.Optimizer:
+    """Settings in force in a stage: those of the last stage up to it that named an optimizer, else the run's."""
+    named = [s.optimizer for s in recipe.stages[: stage_index + 1] if s.optimizer is not None]
+    return named[-1] if named else recipe.optimizer
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,228 @@
+"""Run a feature augmenter on the input of one named layer, in training only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safa.errors import UserError, closest
+from safa.types import Augmented, Augmenter, Output
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer an augmenter can sit before, and the shape (without the batch) of what enters it."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class PlugIn(nn.Module):
+    """A network with an augmenter on the input of one layer, in training only.  [SAFA Fig. 2]
+
+    The batch grows in the middle of the network, so labels go in and come back longer. A hook is registered for the
+    length of one forward pass, so the model keeps its keys, its hooks and its evaluation bits: save
+    ``model.state_dict()`` when done, the augmenter is not in it.
+
+    Args:
+        model: maps images (b, …) to logits (b, k); trained by the loop around it.
+        before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from the input
+            to the output must cross it once. The model's own attribute ``before`` when empty.
+        augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
+
+    Raises:
+        UserError: if there is no such layer, or the model was compiled: then a hook is ignored without a word.
+            Attach first, compile the plug-in.
+    """
+
+    def __init__(self, model: nn.Module, before: str | None = None, augmenter: Augmenter | None = None) -> None:
+        super().__init__()
+        if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+            raise UserError(
+                f"{type(model).__name__} is compiled and would ignore the augmenter; "
+                "attach the plug-in to the plain model, then torch.compile(plug)"
+            )
+        before = before if before is not None else getattr(model, "before", None)
+        if augmenter is not None:
+            before = _known_layer(model, before)
+        self.model, self.before, self.augmenter = model, before, augmenter
+
+    @property
+    def active(self) -> bool:
+        """Whether rows may be generated; set it to start at T_th. Idle, a pass costs what the model alone costs."""
+        return self.augmenter is not None and self.augmenter.active
+
+    @active.setter
+    def active(self, value: bool) -> None:
+        if self.augmenter is None:
+            raise UserError("this plug-in has no augmenter to activate; pass augmenter=…")
+        self.augmenter.active = value
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Logits of the images, in training followed by those of the generated rows.
+
+        Args:
+            images: shape (b, …), what the model takes.
+            labels: shape (b,), int64; may be left out where nothing is augmented.
+
+        Raises:
+            UserError: if labels are missing while augmenting, or the layer is not crossed exactly once by every path.
+        """
+        augmenter = self.augmenter
+        if augmenter is None or not self.training or not (augmenter.active or augmenter.learns_while_idle):
+            logits = self.model(images)
+            return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
+        if labels is None:
+            raise UserError("labels are needed while the augmenter is active: plug(images, labels)")
+        return self._augmented(images, labels, augmenter)
+
+    def extra_repr(self) -> str:
+        return f"before={self.before!r}"
+
+    def _augmented(self, images: Tensor, labels: Tensor, augmenter: Augmenter) -> Output:
+        seen: list[Augmented] = []
+
+        def augment(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            if seen:
+                raise UserError(f"{self.before!r} is reached twice in one forward pass; name a layer that is used once")
+            if not inputs or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(labels):
+                raise UserError(f"the first input of {self.before!r} is not one row per image, so it cannot be augmented")
+            seen.append(_named_errors(augmenter, inputs[0], labels, str(self.before)))
+            return (seen[0].features, *inputs[1:])
+
+        with _hooked(self.model.get_submodule(str(self.before)), augment):
+            try:
+                logits = self.model(images)
+            except RuntimeError as error:
+                self._explain(error, seen, images)
+                raise
+        if not seen:
+            raise UserError(
+                f"{self.before!r} was never reached in the forward pass, so nothing was augmented; "
+                "name a layer that is used (PlugIn.probe lists them), and attach before compiling"
+            )
+        result = seen[0]
+        if not isinstance(logits, Tensor) or len(logits) != len(result.labels):
+            raise UserError(_inside_branch(str(self.before)))
+        return Output(logits, result.labels, result.loss, result.terms)
+
+    def _explain(self, error: RuntimeError, seen: list[Augmented], images: Tensor) -> None:
+        """Say so when the rows that were added are what the network failed on."""
+        grown = bool(seen) and len(seen[0].labels) > len(images)
+        if grown and len(images) > 1 and not _crossed_by_all(self.model, str(self.before), images[:2]):
+            raise UserError(_inside_branch(str(self.before))) from error
+
+    @staticmethod
+    def probe(
+        model: nn.Module, image_size: int | tuple[int, int], channels: int = 3, only: str | None = None
+    ) -> list[Place]:
+        """The layers an augmenter can sit before, in the order they are reached, found by trying each of them.
+
+        Args:
+            model: any network that maps (n, channels, height, width) to (n, k).
+            image_size: side of a square image, or (height, width).
+            only: try this layer alone.
+        """
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        parameter = next(model.parameters(), torch.empty(0))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(2, channels, height, width, generator=generator).to(parameter.device, parameter.dtype)
+        reached: list[Place] = []
+        for name, inputs in _inputs_of_layers(model, images).items():
+            if only not in (None, name):
+                continue
+            once = len(inputs) == 1 and inputs[0] is not None and inputs[0][:1] == (2,)
+            if once and inputs[0] is not None and _crossed_by_all(model, name, images):
+                reached.append(Place(name, tuple(inputs[0][1:])))
+        return reached
+
+
+def _known_layer(model: nn.Module, before: str | None) -> str:
+    names = dict(model.named_modules())
+    top = [name for name, _ in model.named_children()]
+    if before is None:
+        raise UserError(f"{type(model).__name__} names no default layer; pass before=…, one of {top} or a layer inside them")
+    if not before or before not in names:
+        hint = closest(before, names)
+        raise UserError(f"no module named {before!r} in {type(model).__name__}{hint}; its top-level modules are {top}")
+    return before
+
+
+def _named_errors(augmenter: Augmenter, features: Tensor, labels: Tensor, before: str) -> Augmented:
+    try:
+        return augmenter(features, labels)
+    except UserError as error:
+        raise UserError(f"before {before!r}: {error}") from error
+
+
+def _inside_branch(before: str) -> str:
+    return (
+        f"{before!r} is not crossed by every path (a layer inside a residual branch gets another batch size than its "
+        "shortcut); name the block or stage around it, PlugIn.probe lists what fits"
+    )
+
+
+@contextmanager
+def _hooked(layer: nn.Module, hook: Any) -> Iterator[None]:
+    """The hook on the layer's input, gone afterwards whatever happens."""
+    handle = layer.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module gets back the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _crossed_by_all(model: nn.Module, name: str, images: Tensor) -> bool:
+    """Whether doubling the rows that enter a layer doubles the rows of the output, and changes none of them."""
+
+    def double(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (torch.cat([inputs[0], inputs[0]]), *inputs[1:])
+
+    with _evaluating(model):
+        plain = model(images)
+        try:
+            with _hooked(model.get_submodule(name), double):
+                doubled = model(images)
+        except (RuntimeError, ValueError, TypeError):
+            return False
+    return len(doubled) == 2 * len(plain) and torch.allclose(doubled, torch.cat([plain, plain]), rtol=1e-2, atol=1e-3)
+
+
+def _inputs_of_layers(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size | None]]:
+    """Shapes of the first inputs of every call of every module, in the order of the first call."""
+    shapes: dict[str, list[torch.Size | None]] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if not name:
+            continue
+
+        def record(_: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+            first = inputs[0] if inputs else None
+            shapes.setdefault(name, []).append(first.shape if isinstance(first, Tensor) else None)
+
+        handles.append(module.register_forward_pre_hook(record))
+    try:
+        with _evaluating(model):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes

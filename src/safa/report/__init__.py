@@ -1,0 +1,6 @@
+"""From result lines to tables and pages. Reads files only: nothing here imports torch.
+
+``lines`` reads and appends result lines, ``runs`` reads run folders, ``tables`` groups lines into the rows
+of the paper's tables, ``paper`` holds the paper's own figures, ``readme`` puts tables between markers, and
+``page`` writes one self-contained HTML page. Only ``page`` needs matplotlib, so import the module you want.
+"""

@@ -1,0 +1,39 @@
+"""Tables between markers of a text file: no figure of the README is typed by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from safa.errors import UserError
+
+_OPENING = re.compile(r"<!-- safa:table (?P<name>\S+) -->")
+_CLOSING = "<!-- /safa:table -->"
+
+
+def update(text: str, tables: Mapping[str, str]) -> str:
+    """Replace what stands between the markers of each table by ``tables[NAME]``.
+
+    A table stands between ``<!-- safa:table NAME -->`` and ``<!-- /safa:table -->``. Markers without a
+    table of that name stay as they are, and updating twice changes nothing more.
+
+    Raises:
+        UserError: if a table has no marker, or a marker is not closed.
+    """
+    pieces, end, filled = [], 0, set()
+    for opening in _OPENING.finditer(text):
+        name = opening["name"]
+        closing = text.find(_CLOSING, opening.end())
+        following = _OPENING.search(text, opening.end())
+        if closing < 0 or (following and following.start() < closing):
+            raise UserError(f"the marker {opening[0]} is not closed; put {_CLOSING} after the table")
+        if name in tables:
+            pieces += [text[end : opening.end()], f"\n{tables[name].strip()}\n"]
+            end = closing
+            filled.add(name)
+    absent = sorted(set(tables) - filled)
+    if absent:
+        raise UserError(
+            f"no marker for table {absent[0]!r}; put <!-- safa:table {absent[0]} --> and {_CLOSING} there"
+        )
+    return "".join([*pieces, text[end:]])

@@ -1,0 +1,230 @@
+"""Result lines -> rows: mean ± sample sd over seeds, paired differences, the paper's figure beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from safa.errors import UserError
+from safa.report import paper
+from safa.report.lines import Line
+from safa.report.spread import Difference, Spread, difference, spread
+
+Block = tuple[str, float, str]  # data set, imbalance factor, model: what a comparison holds fixed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one data set at one imbalance factor with one network. Errors in per cent.
+
+    Attributes:
+        method: as the lines say, the paper's name.
+        variant: what tells this row from another of the same method: recipe or number of epochs; often empty.
+        seeds: the seeds behind the row, in order.
+        last: error at the last epoch, the figure that counts.
+        best: lowest error of any epoch, picked on the test set; for comparison only.
+        many, medium, few: error of the classes with many, a medium number of, and few training images.
+        ece: expected calibration error.
+        superseded: lines left out because a later line has the same seed.
+        paper: the paper's figure, after ``against_paper``.
+        remark: why the paper's figure is doubtful.
+    """
+
+    dataset: str
+    imbalance_factor: float
+    model: str
+    method: str
+    variant: str
+    seeds: tuple[int, ...]
+    last: Spread
+    best: Spread | None
+    many: Spread | None
+    medium: Spread | None
+    few: Spread | None
+    ece: Spread | None
+    superseded: int = 0
+    paper: float | None = None
+    remark: str = ""
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.seeds)
+
+    @property
+    def label(self) -> str:
+        """The method, with its variant where there is one."""
+        return _label(self.method, self.variant)
+
+    @property
+    def gap_to_paper(self) -> float | None:
+        """Our mean minus the paper's figure, in percentage points; None without a figure of the paper."""
+        return None if self.paper is None else self.last.mean - self.paper
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A method against a baseline over the seeds both have: differences of errors, so negative is better.
+
+    Attributes:
+        method, baseline: labels of the two rows.
+        seeds: the common seeds; empty when there is none, and then every difference is None.
+    """
+
+    dataset: str
+    imbalance_factor: float
+    model: str
+    method: str
+    baseline: str
+    seeds: tuple[int, ...]
+    last: Difference | None
+    many: Difference | None
+    medium: Difference | None
+    few: Difference | None
+
+
+def summarise(lines: Iterable[Line]) -> list[Row]:
+    """Group lines by data set, imbalance factor, model and method, one row each.
+
+    Rows stand in the order in which data set, factor and model, then method, first appear. Lines of one
+    method whose recipe or number of epochs differ are not averaged: they become rows of their own, told apart
+    by ``variant``. Of two lines with the same seed the later counts, as result files are append-only.
+    """
+    grouped = _grouped(list(lines))
+    return [_row(block, group) for block, methods in grouped.items() for group in methods.values()]
+
+
+def labels(lines: Sequence[Line]) -> list[str]:
+    """Name the row of each line: its method, with recipe or epochs where the method alone is ambiguous."""
+    variants = _variants(lines)
+    return [_label(line["method"], variant) for line, variant in zip(lines, variants, strict=True)]
+
+
+def _label(method: str, variant: str) -> str:
+    return f"{method} ({variant})" if variant else method
+
+
+def _variants(lines: Sequence[Line]) -> list[str]:
+    recipes: dict[object, set[str]] = {}
+    epochs: dict[object, set[object]] = {}
+    for line in lines:
+        method = (*block_of(line), line["method"])
+        recipes.setdefault(method, set()).add(_recipe(line))
+        epochs.setdefault((method, _recipe(line)), set()).add(line["epochs"])
+    variants = []
+    for line in lines:
+        method = (*block_of(line), line["method"])
+        parts = [_recipe(line)] if len(recipes[method]) > 1 else []
+        parts += [f"{line['epochs']} epochs"] if len(epochs[method, _recipe(line)]) > 1 else []
+        variants.append(", ".join(parts))
+    return variants
+
+
+def _recipe(line: Line) -> str:
+    return PurePath(line["recipe"]).stem
+
+
+def block_of(line: Mapping[str, Any]) -> Block:
+    """Data set, imbalance factor and model of a line."""
+    return str(line["dataset"]), float(line["imbalance_factor"]), str(line["model"])
+
+
+def _grouped(lines: Sequence[Line]) -> dict[Block, dict[str, list[Line]]]:
+    """block -> label -> lines, each level in order of first appearance."""
+    grouped: dict[Block, dict[str, list[Line]]] = {}
+    for line, variant in zip(lines, _variants(lines), strict=True):
+        methods = grouped.setdefault(block_of(line), {})
+        methods.setdefault(_label(line["method"], variant), []).append({**line, "variant": variant})
+    return grouped
+
+
+def _by_seed(group: Sequence[Line]) -> dict[int, Line]:
+    return {int(line["seed"]): line for line in group}
+
+
+def _row(block: Block, group: Sequence[Line]) -> Row:
+    by_seed = _by_seed(group)
+    seeds = tuple(sorted(by_seed))
+
+    def over_seeds(key: str) -> Spread | None:
+        return spread([by_seed[seed][key] for seed in seeds])
+
+    last = over_seeds("error_last")
+    assert last is not None  # reading refuses a line without it
+    return Row(
+        *block,
+        method=group[0]["method"],
+        variant=group[0]["variant"],
+        seeds=seeds,
+        last=last,
+        best=over_seeds("error_best"),
+        many=over_seeds("error_many"),
+        medium=over_seeds("error_medium"),
+        few=over_seeds("error_few"),
+        ece=over_seeds("ece"),
+        superseded=len(group) - len(seeds),
+    )
+
+
+def paired(lines: Iterable[Line], baseline: str) -> list[Paired]:
+    """Compare every other method with ``baseline``, seed by seed, wherever the baseline was run.
+
+    Args:
+        baseline: a method, or a label with its variant where the method alone is ambiguous.
+
+    Raises:
+        UserError: if no line belongs to the baseline, with the names there are.
+    """
+    grouped = _grouped(list(lines))
+    if not any(baseline in methods for methods in grouped.values()):
+        known = ", ".join(sorted({label for methods in grouped.values() for label in methods}))
+        raise UserError(f"no result of the baseline {baseline!r}; there are {known or 'no results'}")
+    return [
+        _pair(block, label, _by_seed(group), baseline, _by_seed(methods[baseline]))
+        for block, methods in grouped.items()
+        if baseline in methods
+        for label, group in methods.items()
+        if label != baseline
+    ]
+
+
+def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs: dict[int, Line]) -> Paired:
+    seeds = tuple(sorted(set(ours) & set(theirs)))
+
+    def gap(key: str) -> Difference | None:
+        return difference([ours[seed][key] for seed in seeds], [theirs[seed][key] for seed in seeds])
+
+    return Paired(
+        *block,
+        method=label,
+        baseline=baseline,
+        seeds=seeds,
+        last=gap("error_last"),
+        many=gap("error_many"),
+        medium=gap("error_medium"),
+        few=gap("error_few"),
+    )
+
+
+def against_paper(rows: Sequence[Row], table: str = "table1") -> list[Row]:
+    """Put the paper's figure beside each row, where the paper has one.
+
+    Args:
+        table: ``"table1"``, ``"table5"`` or ``"table6"``.
+
+    Raises:
+        UserError: if there is no such table.
+    """
+    compared = []
+    for row in rows:
+        figure, remark = paper.figure(
+            table,
+            model=row.model,
+            method=row.method,
+            dataset=row.dataset,
+            imbalance_factor=row.imbalance_factor,
+        )
+        compared.append(replace(row, paper=figure, remark=remark))
+    return compared

@@ -1,0 +1,193 @@
+"""A run folder as the report sees it: the result line, and whatever else was left in the folder."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from safa.errors import UserError
+from safa.report import lines
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network said about every test image at the last epoch.
+
+    Attributes:
+        labels, predictions: class ids, shape (n,).
+    """
+
+    labels: IntArray
+    predictions: IntArray
+
+
+@dataclass(frozen=True)
+class Features:
+    """A sample of penultimate features.
+
+    Attributes:
+        features: shape (n, d).
+        labels: class ids, shape (n,).
+        kind: shape (n,): 0 real training image, 1 generated, 2 test image.
+    """
+
+    features: FloatArray
+    labels: IntArray
+    kind: IntArray
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        name: the folder's name; the page never prints where the folder lies.
+        result: the result line.
+        log: one object per epoch, in order, each epoch once.
+        predictions, features: None when the file is missing or broken.
+        recipe: the text of ``recipe.yaml``, empty when missing.
+        missing: file name -> why there is nothing from it, for the sections that need the file.
+    """
+
+    name: str
+    result: lines.Line
+    log: tuple[lines.Line, ...] = ()
+    predictions: Predictions | None = None
+    features: Features | None = None
+    recipe: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def read_run(folder: Path | str) -> Run:
+    """Read a run folder; every file but ``result.json`` may be missing.
+
+    Raises:
+        UserError: if the folder or its ``result.json`` is missing, or the result line is incomplete.
+    """
+    folder = Path(folder)
+    result = _result(folder)
+    missing: dict[str, str] = {}
+    log = _log(folder / "log.jsonl", missing)
+    predictions = _arrays(folder / "predictions.npz", ("labels", "predictions"), missing)
+    features = _arrays(folder / "features.npz", ("features", "labels", "kind"), missing)
+    classes = len(result["class_counts"])
+    return Run(
+        name=folder.resolve().name,
+        result=result,
+        log=log,
+        predictions=_predictions(predictions, classes, missing),
+        features=_features(features, classes, missing),
+        recipe=_recipe(folder / "recipe.yaml"),
+        missing=missing,
+    )
+
+
+def _result(folder: Path) -> lines.Line:
+    if not folder.is_dir():
+        raise UserError(f"no run folder {folder}; give a folder that a training run wrote")
+    file = folder / "result.json"
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no result.json in {folder}: the run has not finished; resume it first") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    if not isinstance(result, dict):
+        raise UserError(f"{file} is not a JSON object")
+    lines.check(result, where=str(file))
+    _check_classes(result, str(file))
+    return result
+
+
+def _check_classes(result: lines.Line, where: str) -> None:
+    """The page draws per class, so these lists must agree in length."""
+    lengths = {}
+    for key in ("class_counts", "class_names", "error_per_class"):
+        if not isinstance(result.get(key), list):
+            raise UserError(f"{where}: {key} is a list by class id, got {result.get(key)!r}")
+        lengths[key] = len(result[key])
+    if len(set(lengths.values())) != 1:
+        raise UserError(f"{where}: these lists differ in length: {lengths}")
+    if not isinstance(result.get("groups"), dict):
+        raise UserError(f"{where}: groups maps many, medium, few to class ids, got {result.get('groups')!r}")
+
+
+def _log(file: Path, missing: dict[str, str]) -> tuple[lines.Line, ...]:
+    if not file.exists():
+        missing[file.name] = "the run wrote no log.jsonl"
+        return ()
+    try:
+        objects = lines.read_objects(file)
+    except UserError as error:
+        # The message names the whole path; the page may leave the machine, so only the file's name stays.
+        missing[file.name] = str(error).replace(str(file), file.name)
+        return ()
+    # A run that was killed and resumed may log an epoch twice; the later line is the one that counts.
+    by_epoch = {line["epoch"]: line for _, line in objects if isinstance(line.get("epoch"), int)}
+    if not by_epoch:
+        missing[file.name] = "log.jsonl holds no epoch"
+    return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
+
+
+def _arrays(file: Path, keys: tuple[str, ...], missing: dict[str, str]) -> dict[str, npt.NDArray[Any]] | None:
+    if not file.exists():
+        missing[file.name] = f"the run wrote no {file.name}"
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {key: np.asarray(stored[key]) for key in keys}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        missing[file.name] = f"{file.name} is broken ({type(error).__name__})"
+        return None
+    except KeyError:
+        missing[file.name] = f"{file.name} lacks one of {', '.join(keys)}"
+        return None
+    if len({len(array) for array in arrays.values()}) != 1:
+        missing[file.name] = f"the arrays of {file.name} differ in length"
+        return None
+    return arrays
+
+
+def _predictions(
+    arrays: dict[str, npt.NDArray[Any]] | None, classes: int, missing: dict[str, str]
+) -> Predictions | None:
+    if arrays is None:
+        return None
+    labels, predictions = arrays["labels"].astype(np.int64), arrays["predictions"].astype(np.int64)
+    if _out_of_range(labels, classes) or _out_of_range(predictions, classes):
+        missing["predictions.npz"] = f"predictions.npz holds class ids outside 0…{classes - 1}"
+        return None
+    return Predictions(labels, predictions)
+
+
+def _features(
+    arrays: dict[str, npt.NDArray[Any]] | None, classes: int, missing: dict[str, str]
+) -> Features | None:
+    if arrays is None:
+        return None
+    features, labels = arrays["features"].astype(np.float64), arrays["labels"].astype(np.int64)
+    if features.ndim != 2 or not np.isfinite(features).all() or _out_of_range(labels, classes):
+        missing["features.npz"] = "features.npz does not hold finite features of shape (n, d) with class ids"
+        return None
+    return Features(features, labels, arrays["kind"].astype(np.int64))
+
+
+def _out_of_range(ids: IntArray, classes: int) -> bool:
+    return bool(len(ids) and (ids.min() < 0 or ids.max() >= classes))
+
+
+def _recipe(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

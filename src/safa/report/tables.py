@@ -1,0 +1,127 @@
+"""Rows as a GitHub table or as a table for the terminal; both draw the same columns.
+
+``summarise``, ``against_paper`` and ``paired`` make the rows. They live in ``rows`` and are re-exported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from safa.report.rows import Paired, Row, against_paper, paired, summarise
+from safa.report.spread import Spread
+
+__all__ = [
+    "BEST_NOTE",
+    "NOTE",
+    "Paired",
+    "Row",
+    "against_paper",
+    "paired",
+    "paired_to_markdown",
+    "summarise",
+    "to_markdown",
+    "to_rich",
+]
+
+NOTE = "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds."
+BEST_NOTE = "Best on test*: the epoch was chosen on the test set itself; shown for comparison only."
+PAIRED_NOTE = (
+    "Difference of errors in percentage points over common seeds, mean ± sample sd; negative is better. "
+    "Wins: seeds with a lower overall error than the baseline."
+)
+
+_NAMES = ("data set", "factor", "network", "method")
+_LEFT_ALIGNED = ("data set", "network", "method", "baseline")
+_FIGURES = {
+    "error": "last",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "ECE": "ece",
+    "best on test*": "best",
+}
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Draw the rows as a GitHub table with its notes below; ends without a newline."""
+    headings = _headings(rows)
+    return _github(headings, [_cells(row, headings) for row in rows], _notes(rows))
+
+
+def paired_to_markdown(pairs: Sequence[Paired]) -> str:
+    """Draw paired differences as a GitHub table; ends without a newline."""
+    headings = (*_NAMES, "baseline", "n", "error", "many", "medium", "few", "wins")
+    return _github(headings, [_paired_cells(pair) for pair in pairs], [PAIRED_NOTE])
+
+
+def to_rich(rows: Sequence[Row]) -> Table:
+    """Draw the rows as a table for the terminal."""
+    headings = _headings(rows)
+    table = Table(caption="\n".join(_notes(rows)), caption_justify="left")
+    for heading in headings:
+        justify = "left" if heading in _LEFT_ALIGNED else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading == "method")  # type: ignore[arg-type]
+    for row in rows:
+        # Text, not str: a method called "[red]" is a name, not markup.
+        table.add_row(*(Text(cell) for cell in _cells(row, headings)))
+    return table
+
+
+def _headings(rows: Sequence[Row]) -> list[str]:
+    headings = [*_NAMES, "n", *_FIGURES]
+    if any(row.paper is not None for row in rows):
+        after_error = headings.index("error") + 1
+        headings[after_error:after_error] = ["paper", "difference"]
+    return headings
+
+
+def _cells(row: Row, headings: Sequence[str]) -> list[str]:
+    gap = row.gap_to_paper
+    cells = {
+        "data set": row.dataset,
+        "factor": f"{row.imbalance_factor:g}",
+        "network": row.model,
+        "method": row.label,
+        "n": str(row.n),
+        "paper": "–" if row.paper is None else f"{row.paper:.2f}{'†' if row.remark else ''}",
+        "difference": "–" if gap is None else f"{gap:+.2f}".replace("-", "−"),
+    }
+    for heading, attribute in _FIGURES.items():
+        figure: Spread | None = getattr(row, attribute)
+        cells[heading] = figure.text() if figure else "–"
+    return [cells[heading] for heading in headings]
+
+
+def _paired_cells(pair: Paired) -> list[str]:
+    names = [pair.dataset, f"{pair.imbalance_factor:g}", pair.model, pair.method, pair.baseline]
+    gaps = [gap.text(signed=True) if gap else "–" for gap in (pair.last, pair.many, pair.medium, pair.few)]
+    wins = f"{pair.last.wins} of {pair.last.n}" if pair.last else "–"
+    return [*names, str(len(pair.seeds)), *gaps, wins]
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    notes = [NOTE, BEST_NOTE]
+    if any(row.paper is not None for row in rows):
+        notes.append("Difference: ours minus the paper's figure, in percentage points.")
+    notes += [f"† {remark}" for remark in dict.fromkeys(row.remark for row in rows if row.remark)]
+    left_out = sum(row.superseded for row in rows)
+    if left_out:
+        notes.append(f"{left_out} earlier {'line' if left_out == 1 else 'lines'} of the same seed left out.")
+    return notes
+
+
+def _github(headings: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    rule = ["---" if heading in _LEFT_ALIGNED else "---:" for heading in headings]
+    rows = [_escaped(headings), rule, *(_escaped(cells) for cells in body)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    # Two spaces at the end of a line are a line break in Markdown.
+    return f"{table}\n\n" + "  \n".join(_escaped(notes))
+
+
+def _escaped(texts: Sequence[str]) -> list[str]:
+    """Names are names: what Markdown would read as markup is escaped, and a line stays one line."""
+    special = str.maketrans({character: f"\\{character}" for character in "\\|*_<`"})
+    return [" ".join(text.split()).translate(special) for text in texts]
