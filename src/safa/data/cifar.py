@@ -25,7 +25,7 @@ STD = (0.2023, 0.1994, 0.2010)
 SIDE = 32
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR100_CLASSES = tuple(
+CIFAR100_CLASSES = tuple(  # the alphabetical order of the label ids
     """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
     castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
@@ -34,7 +34,7 @@ CIFAR100_CLASSES = tuple(
     pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal
     shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
     telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-    """.split()
+    """.split()  # noqa: SIM905  a hundred quoted lines would say less
 )
 CLASSES: dict[Name, tuple[str, ...]] = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 _LABEL_COLUMNS: dict[Name, tuple[str, ...]] = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
@@ -71,8 +71,8 @@ def load(name: Name, root: str | None) -> tuple[Split, Split]:
 
 def _nothing_found(name: Name, folder: Path) -> tuple[Split, Split]:
     raise UserError(
-        f"no {name} in {str(folder)!r}: looked for {name}/*.parquet, *.parquet and {_BATCH_FOLDERS[name]}/; pass the "
-        f"folder that holds one of them as root or SAFA_DATA, or give neither to download it from the Hugging Face hub"
+        f"no {name} in {str(folder)!r}: looked for {name}/*.parquet, *.parquet and {_BATCH_FOLDERS[name]}/; "
+        f"pass the folder that holds one of them as root or SAFA_DATA, or give neither to ask the Hugging Face hub"
     )
 
 
@@ -124,8 +124,8 @@ def _decoded_table(name: Name, table: Any, origin: str) -> tuple[ByteArray, NDAr
     label = next((column for column in _LABEL_COLUMNS[name] if column in columns), None)
     if label is None or "img" not in columns:
         raise UserError(
-            f"{origin} has the columns {columns}, but {name} needs 'img' and {' or '.join(map(repr, _LABEL_COLUMNS[name]))}; "
-            f"is it another data set?"
+            f"{origin} has the columns {columns}, but {name} needs 'img' and "
+            f"{' or '.join(map(repr, _LABEL_COLUMNS[name]))}; is it another data set?"
         )
     encoded = [cell["bytes"] for cell in table.column("img").to_pylist()]
     images = np.empty((len(encoded), 3, SIDE, SIDE), dtype=np.uint8)
@@ -240,6 +240,7 @@ def _split(name: Name, images: ByteArray, labels: NDArray[np.int64], origin: Pat
     wrong = labels[(labels < 0) | (labels >= expected)]
     if wrong.size:
         raise UserError(
-            f"{str(origin)!r} holds label {wrong[0]}, but {name} has {expected} classes; is it another data set?"
+            f"{str(origin)!r} holds label {wrong[0]}, which is out of range: {name} has {expected} classes; "
+            f"is it another data set?"
         )
     return Split(labels=labels, images=images)

@@ -1,4 +1,4 @@
-"""From lists of image files to a data set: checking, decoding, leaving corrupt files out, pixel statistics."""
+"""From lists of image files to a data set: check, decode, leave corrupt files out, measure the pixels."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _check_classes(listing: Listing, train: Split) -> None:
     names = listing.class_names
     if len(names) < 2:
         raise UserError(
-            f"{listing.name!r} has {len(names)} class {list(names)}; classification needs at least two"
+            f"{listing.name!r} has one class, {names[0]!r}; classification needs at least two"
         )
     empty = [names[c] for c in np.flatnonzero(count_labels(train.labels, len(names)) == 0)]
     if empty:
@@ -109,14 +109,14 @@ def _with_test_split(listing: Listing) -> Listing:
     kept, cut = stratified_split(train.labels, num_classes, TEST_FRACTION, TEST_SEED)
     if not len(cut):
         raise UserError(
-            f"{listing.name!r} has no test split, and no class has the {round(1 / TEST_FRACTION)} images it takes to cut one; "
-            f"add a test split"
+            f"{listing.name!r} has no test split, and no class has the {round(1 / TEST_FRACTION)} images it "
+            f"takes to cut one; add a test split"
         )
     untested = int((count_labels(train.labels[cut], num_classes) == 0).sum())
-    note = f"there is no test split: {len(cut)} training images ({TEST_FRACTION:.0%} of each class) are kept
-    for testing" note += f"; {untested} of {num_classes} classes are too small to give one" if untested else
-    "" splits = {**listing.splits, "train": _rows(train, kept), "test": _rows(train, cut)} return
-    replace(listing, splits=splits, notes=(*listing.notes, note))
+    note = f"no test split: {len(cut)} training images ({TEST_FRACTION:.0%} of each class) are kept for testing"
+    note += f"; {untested} of {num_classes} classes are too small to give one" if untested else ""
+    splits = {**listing.splits, "train": _rows(train, kept), "test": _rows(train, cut)}
+    return replace(listing, splits=splits, notes=(*listing.notes, note))
 
 
 def _fitting_size(paths: Sequence[Path]) -> int:

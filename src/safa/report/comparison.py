@@ -1,0 +1,154 @@
+"""What one page compares: runs of several methods and seeds on one data set at one imbalance factor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from safa.errors import UserError
+from safa.report import rows
+from safa.report.lines import Line
+from safa.report.runs import BoolArray, FloatArray, IntArray, Run
+
+GROUPS = ("many", "medium", "few")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that may stand on one page, and what they agree on.
+
+    Attributes:
+        runs: the run folders, as given.
+        labels: for each run the name of its method, unambiguous.
+        methods: the distinct labels in order of appearance.
+        baseline: the method the others are compared with; None for a single method.
+        class_names: by class id, length k.
+        counts: training images by class id, shape (k,).
+        groups: group name -> class ids, for the groups that have classes, from many to few.
+    """
+
+    runs: tuple[Run, ...]
+    labels: tuple[str, ...]
+    methods: tuple[str, ...]
+    baseline: str | None
+    class_names: tuple[str, ...]
+    counts: IntArray
+    groups: dict[str, IntArray]
+
+    @property
+    def first(self) -> Line:
+        """The first result line, for what all lines share: data set, imbalance factor, model."""
+        return self.runs[0].result
+
+    @property
+    def lines(self) -> list[Line]:
+        """The result lines with their unambiguous method names."""
+        return [{**run.result, "method": label} for run, label in zip(self.runs, self.labels, strict=True)]
+
+    @property
+    def order(self) -> IntArray:
+        """Class ids by decreasing number of training images; ties by class id."""
+        return np.argsort(-self.counts, kind="stable")
+
+    @property
+    def rare_group(self) -> str:
+        """The rarest group that has classes: few, if there are few-shot classes."""
+        return list(self.groups)[-1]
+
+    def runs_of(self, method: str) -> list[Run]:
+        """The runs of one method, by seed."""
+        own = [run for run, label in zip(self.runs, self.labels, strict=True) if label == method]
+        return sorted(own, key=lambda run: int(run.result["seed"]))
+
+    def accuracy(self, method: str) -> FloatArray:
+        """Accuracy per class in per cent, mean over seeds, shape (k,); NaN for a class without test images."""
+        # Through float, null becomes NaN.
+        errors = np.array([run.result["error_per_class"] for run in self.runs_of(method)], dtype=np.float64)
+        known = np.isfinite(errors)
+        total = np.where(known, 100 - errors, 0.0).sum(axis=0)
+        return np.divide(total, known.sum(axis=0), out=np.full(len(total), np.nan), where=known.any(axis=0))
+
+    def head_classes(self) -> tuple[BoolArray, float]:
+        """Which classes SAFA takes directions from, by class id, and the ratio that says so."""
+        found = [re.search(r"^\s*head_ratio:\s*([0-9.]+)\s*$", run.recipe, re.MULTILINE) for run in self.runs]
+        ratios = [float(match[1]) for match in found if match]
+        ratio = ratios[-1] if ratios else 0.2  # the paper's
+        is_head = np.zeros(len(self.counts), dtype=np.bool_)
+        is_head[self.order[: max(1, int(len(self.counts) * ratio))]] = True
+        return is_head, ratio
+
+    def group_of(self) -> list[str]:
+        """The group of each class, by class id; empty where a class belongs to none."""
+        names = [""] * len(self.counts)
+        for group, ids in self.groups.items():
+            for class_id in ids:
+                names[class_id] = group
+        return names
+
+
+def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
+    """Check that runs may stand on one page.
+
+    Raises:
+        UserError: if there is no run, if data set, imbalance factor, network or classes differ, if a seed of a
+            method comes twice, or if no run belongs to the baseline.
+    """
+    if not runs:
+        raise UserError("no run to report on; give at least one run folder")
+    _refuse_mixture(runs)
+    labels = rows.labels([run.result for run in runs])
+    _refuse_twice(runs, labels)
+    methods = tuple(dict.fromkeys(labels))
+    if baseline is not None and baseline not in methods:
+        raise UserError(f"no run of the baseline {baseline!r}; there are {', '.join(methods)}")
+    result = runs[0].result
+    groups = {name: np.array(result["groups"].get(name, []), dtype=np.int64) for name in GROUPS}
+    return Comparison(
+        runs=tuple(runs),
+        labels=tuple(labels),
+        methods=methods,
+        baseline=(baseline or likely_baseline(methods)) if len(methods) > 1 else None,
+        class_names=tuple(" ".join(str(name).split()) for name in result["class_names"]),
+        counts=np.array(result["class_counts"], dtype=np.int64),
+        groups={name: ids for name, ids in groups.items() if len(ids)},
+    )
+
+
+def likely_baseline(methods: Sequence[str]) -> str:
+    """The method that another one extends by name, the longest such; otherwise the first.
+
+    ``LDAM-DRW-SAFA`` extends ``LDAM-DRW``, which extends ``LDAM``: the baseline is ``LDAM-DRW``.
+    """
+    extended = [name for name in methods if any(other.startswith(f"{name}-") for other in methods)]
+    return max(extended, key=len) if extended else methods[0]
+
+
+def _refuse_mixture(runs: Sequence[Run]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("dataset", "imbalance_factor", "model", "class_names"):
+            if run.result[key] != first.result[key]:
+                ours, theirs = _short(first.result[key]), _short(run.result[key])
+                raise UserError(
+                    f"{key} differs: {ours} in {first.name}, {theirs} in {run.name}; "
+                    "write one page for each"
+                )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _refuse_twice(runs: Sequence[Run], labels: Sequence[str]) -> None:
+    seen: dict[tuple[str, int], str] = {}
+    for run, label in zip(runs, labels, strict=True):
+        key = (label, int(run.result["seed"]))
+        if key in seen:
+            raise UserError(
+                f"seed {key[1]} of {label} comes twice, in {seen[key]} and {run.name}; give one of them"
+            )
+        seen[key] = run.name
