@@ -35,7 +35,7 @@ def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float = 1.0, weight: Te
     """
     logits = _lifted(logits)
     ce = F.cross_entropy(logits, labels, reduction="none")
-    # 1 - exp(-ce) without cancellation. Floored: with gamma < 1 the slope at p = 1 is infinite, inf * 0 = nan.
+    # 1 - exp(-ce) without cancellation. Floored: with gamma < 1 its slope at p = 1 is inf and inf * 0 is nan.
     difficulty = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
     loss = difficulty**gamma * ce
     if weight is not None:

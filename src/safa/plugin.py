@@ -95,12 +95,12 @@ class PlugIn(nn.Module):
             seen.append(_named_errors(augmenter, inputs[0], labels, str(self.before)))
             return (seen[0].features, *inputs[1:])
 
-        with _hooked(self.model.get_submodule(str(self.before)), augment):
-            try:
+        try:
+            with _hooked(self.model.get_submodule(str(self.before)), augment):
                 logits = self.model(images)
-            except RuntimeError as error:
-                self._explain(error, seen, images)
-                raise
+        except RuntimeError as error:
+            self._explain(error, seen, images)
+            raise
         if not seen:
             raise UserError(
                 f"{self.before!r} was never reached in the forward pass, so nothing was augmented; "

@@ -50,6 +50,7 @@ class Trainer:
         cache: states shared between runs; none when empty.
         save_at: addresses of epochs to put into the cache besides the ends of stages.
         workers: processes that decode images which do not fit in memory.
+        track: write what the log holds to TensorBoard as well.
         progress: where progress is shown.
     """
 
@@ -63,6 +64,7 @@ class Trainer:
         cache: checkpoint.StageCache | None = None,
         save_at: Iterable[str] = (),
         workers: int = 0,
+        track: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.recipe, self.data, self.folder = recipe, data, folder
@@ -73,7 +75,7 @@ class Trainer:
         stage_ends = {a.key for a, b in zip(self.plan, self.plan[1:], strict=False) if a.stage_index != b.stage_index}
         self.save_at = stage_ends | set(save_at)
         self.normalise = Normalise(data.source.mean, data.source.std, self.device)
-        self.model = self._network()
+        self.model = network(recipe, data.num_classes).to(self.device, memory_format=torch.channels_last)
         self.augmenter: Any = None
         self.optimizer_state: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
@@ -82,7 +84,9 @@ class Trainer:
         self.step = 0  # steps of the epoch in hand
         self.sums = Sums()
         self.stage: recipes.Stage | None = None
+        self.plug_before: str | None = None
         self._splits: dict[str, Batches] = {}
+        self._writer = _tensorboard(folder) if track and accelerator.is_main_process else None
 
     # -- the flow ------------------------------------------------------------------------------------------------
 
@@ -140,20 +144,10 @@ class Trainer:
         self.sums = Sums()
         self._save(epoch)
         self._write_log()
+        self._track(entry)
         self.progress.finish_epoch(entry)
 
     # -- building ------------------------------------------------------------------------------------------------
-
-    def _network(self) -> nn.Module:
-        """The bare network, initialised from the seed alone."""
-        spec = self.recipe.model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.recipe.seed, "network"))
-            head = _head_factory(spec.head)
-            model: nn.Module = build(
-                "backbone", spec.backbone.name, spec.backbone.options, num_classes=self.data.num_classes, head=head
-            )
-        return model.to(self.device, memory_format=torch.channels_last)
 
     def _enter(self, epoch: Epoch, resumed: bool = False) -> None:
         """Build what the stage names; carry on with what it has in common with the stage before."""
@@ -162,10 +156,10 @@ class Trainer:
         self.batches = self._training_batches(stage)
         if not resumed:
             self._change_augmenter(stage, epoch.index)
+        self.plug_before = stage.augmenter.before if stage.augmenter else None
         if self.augmenter is not None:
             self.augmenter.active = stage.generate
-        before = stage.augmenter.before if stage.augmenter else None
-        bare = PlugIn(self.model, before, self.augmenter)
+        bare = PlugIn(self.model, self.plug_before, self.augmenter)
         optimizer = self._optimizer(epoch, bare, restart=stage.optimizer is not None and not resumed)
         self.accelerator.free_memory()  # forget the wrapping of the stage before
         self.plug, self.optimizer = self.accelerator.prepare(bare, optimizer)
@@ -306,6 +300,7 @@ class Trainer:
             self._enter(last, resumed=True)
         else:
             self.stage = last.stage
+            self.plug_before = last.stage.augmenter.before if last.stage.augmenter else None
 
     def _resume(self) -> bool:
         """Go on from this folder's own checkpoint, if it has one."""
@@ -345,6 +340,18 @@ class Trainer:
             lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
             checkpoint.write_atomically(self.folder / "log.jsonl", lines.encode())
 
+    def _track(self, entry: dict[str, Any]) -> None:
+        if self._writer is None:
+            return
+        terms = {f"train/{name}": value for name, value in entry["terms"].items()}
+        figures = {"train/loss": entry["loss"], "train/lr": entry["lr"], **terms}
+        for split in ("test", "validation"):
+            figures |= {f"{split}/{name}": value for name, value in (entry.get(split) or {}).items()}
+        for name, value in figures.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, entry["epoch"])
+        self._writer.flush()
+
     # -- looking -------------------------------------------------------------------------------------------------
 
     def predict(self, split: str) -> evaluate.Predictions:
@@ -354,6 +361,12 @@ class Trainer:
             assert images is not None
             self._splits[split] = self._batches(images, InOrder(len(images), EVALUATION_BATCH))
         return evaluate.predict(self.model, self._splits[split])
+
+    def images_of(self, split: Split, rows: Any) -> tuple[Tensor, Tensor]:
+        """Some images of a split as the network wants them, unaugmented, with their labels."""
+        chosen = split.take(rows)
+        images, labels = next(self._batches(chosen, InOrder(len(chosen), len(chosen))).epoch(0))
+        return images, labels
 
     def _evaluation(self) -> dict[str, Any]:
         found = {"test": evaluate.summary(self.predict("test"), self.data.groups)}
@@ -385,6 +398,18 @@ class Trainer:
         else:
             self._save(epoch)
         raise Stopped(f"stopped in epoch {epoch.index} after step {self.step}", stop.signal_number)
+
+
+def network(recipe: recipes.Recipe, num_classes: int) -> nn.Module:
+    """The bare network of a recipe, initialised from its seed alone; float32, on the CPU."""
+    spec = recipe.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(recipe.seed, "network"))
+        head = _head_factory(spec.head)
+        model: nn.Module = build(
+            "backbone", spec.backbone.name, spec.backbone.options, num_classes=num_classes, head=head
+        )
+    return model
 
 
 class Sums:
@@ -422,6 +447,14 @@ class Sums:
         sums.terms = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["terms"].items()}
         sums.counts, sums.images, sums.seconds = dict(state["counts"]), state["images"], state["seconds"]
         return sums
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("TensorBoard is not installed; pip install 'safa[track]' or leave --track out") from error
+    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
 
 
 class _Anything:

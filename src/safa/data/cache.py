@@ -60,7 +60,7 @@ def _write(entry: Path, arrays: Arrays) -> None:
         handle, temporary = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, allow_pickle=False, **arrays)
             # Atomic: two runs that start together both leave a whole entry.
             Path(temporary).replace(entry)
         except BaseException:

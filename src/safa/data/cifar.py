@@ -72,7 +72,7 @@ def load(name: Name, root: str | None) -> tuple[Split, Split]:
 def _nothing_found(name: Name, folder: Path) -> tuple[Split, Split]:
     raise UserError(
         f"no {name} in {str(folder)!r}: looked for {name}/*.parquet, *.parquet and {_BATCH_FOLDERS[name]}/; "
-        f"pass the folder that holds one of them as root or SAFA_DATA, or give neither to ask the Hugging Face hub"
+        f"pass the folder that holds one of them as root or SAFA_DATA, or neither to ask the Hugging Face hub"
     )
 
 

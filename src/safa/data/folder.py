@@ -63,8 +63,8 @@ def _list_split(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split
     unknown = [path.name for path in classes if path.name not in class_names]
     if unknown:
         raise UserError(
-            f"{str(folder)!r} has the class {unknown[0]!r} which is not among the training classes {_some(class_names)}; "
-            f"the folders of all splits need the same names"
+            f"{str(folder)!r} has the class {unknown[0]!r}, which is not among the training classes "
+            f"{_some(class_names)}; the folders of all splits need the same names"
         )
     # Links that lead back here must not pour other classes' images into this one.
     entered = {_identity(path) for path in (root, folder, *classes)}

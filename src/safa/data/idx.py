@@ -107,6 +107,7 @@ def _read_split(folder: Path, split: str) -> Split:
     gray, labels = arrays
     if gray.ndim != 3 or gray.shape[1:] != (28, 28) or labels.shape != gray.shape[:1]:
         raise UserError(
-            f"{split} in {str(folder)!r} has images {gray.shape} and labels {labels.shape}, not (n, 28, 28) and (n,)"
+            f"{split} in {str(folder)!r} has images {gray.shape} and labels {labels.shape}, "
+            f"not (n, 28, 28) and (n,); install or copy the files again"
         )
     return Split(labels.astype(np.int64), np.repeat(gray[:, None], 3, axis=1))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from safa.errors import UserError
 
@@ -66,7 +66,7 @@ def decode(path: str | Path, image_size: int | None = None) -> ByteArray:
 
 
 def decode_bytes(data: bytes, name: str) -> ByteArray:
-    """Decode an encoded image held in memory; ``name`` is what an error calls it. Returns shape (3, h, w), uint8."""
+    """Decode an encoded image in memory, which errors call ``name``. Returns shape (3, h, w), uint8."""
 
     def read() -> ByteArray:
         _require_content(len(data))
@@ -94,7 +94,7 @@ def check_header(path: str | Path) -> None:
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R | CorruptImageError]:
-    """Apply ``function`` to every item on all processors, in order; a corrupt image becomes its error in the list."""
+    """Apply ``function`` to every item, on all processors; a corrupt image becomes its error in the list."""
 
     def attempt(item: T) -> R | CorruptImageError:
         try:
@@ -114,9 +114,9 @@ def _guarded(name: str, read: Callable[[], R]) -> R:
         raise
     except FileNotFoundError as error:
         raise CorruptImageError(name, "there is no such file") from error
-    # Pillow's decoders raise whatever their parser tripped over: OSError, SyntaxError, struct.error, IndexError, …
+    # Pillow's decoders raise whatever their parser tripped over: OSError, SyntaxError, struct.error, …
     except Exception as error:
-        reason = "not a known image format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not a known image format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise CorruptImageError(name, reason or type(error).__name__) from error
 
 
@@ -158,20 +158,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    # The pixels of a photograph with a damaged EXIF block are fine, and Pillow raises many things over such a block.
+    # The pixels of a photograph with a damaged EXIF block are fine, whatever Pillow raises over the block.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _eight_bit(values: NDArray[Any], mode: str) -> ByteArray:
-    """Scale gray values to bytes: 16-bit ones by 1/257, floats of at most 1 by 255, and small 32-bit ones not at all."""
+    """Gray values as bytes: 16-bit ones over 257, floats up to 1 times 255, small integers as they are."""
     values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0.0))
     if mode in _SIXTEEN_BIT_MODES or top > 255:
         values = values / 257
     elif mode == "F" and top <= 1:
         values = values * 255
-    return np.rint(values.clip(0, 255)).astype(np.uint8)
+    rounded: ByteArray = np.rint(values.clip(0, 255)).astype(np.uint8)
+    return rounded
 
 
 def _centre_square(image: Image.Image, side: int) -> Image.Image:

@@ -91,14 +91,12 @@ def load(listing: Listing, *, image_size: int | None, on_corrupt: OnCorrupt, in_
 def _check_classes(listing: Listing, train: Split) -> None:
     names = listing.class_names
     if len(names) < 2:
-        raise UserError(
-            f"{listing.name!r} has one class, {names[0]!r}; classification needs at least two"
-        )
+        raise UserError(f"{listing.name!r} has one class, {names[0]!r}; classification needs at least two")
     empty = [names[c] for c in np.flatnonzero(count_labels(train.labels, len(names)) == 0)]
     if empty:
         raise UserError(
-            f"{len(empty)} of {len(names)} classes of {listing.name!r} have no training image: {_first(empty)}; "
-            f"add images or leave the class out"
+            f"{len(empty)} of {len(names)} classes of {listing.name!r} have no training image: "
+            f"{_first(empty)}; add images or leave the class out"
         )
 
 
@@ -113,7 +111,7 @@ def _with_test_split(listing: Listing) -> Listing:
             f"takes to cut one; add a test split"
         )
     untested = int((count_labels(train.labels[cut], num_classes) == 0).sum())
-    note = f"no test split: {len(cut)} training images ({TEST_FRACTION:.0%} of each class) are kept for testing"
+    note = f"no test split: {len(cut)} training images ({TEST_FRACTION:.0%} of each class) are kept for it"
     note += f"; {untested} of {num_classes} classes are too small to give one" if untested else ""
     splits = {**listing.splits, "train": _rows(train, kept), "test": _rows(train, cut)}
     return replace(listing, splits=splits, notes=(*listing.notes, note))

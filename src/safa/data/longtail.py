@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from safa import classes
 from safa.errors import UserError
 
 IntArray = NDArray[np.int64]
@@ -23,7 +24,7 @@ Order = Literal["ldam", "rsg"]
 
 
 def exponential_counts(largest: int, num_classes: int, imbalance_factor: float) -> IntArray:
-    """Image counts that fall exponentially from the first class to the last.  [Cui et al. 2019; LDAM-DRW's imbalance_cifar.py]
+    """Image counts that fall exponentially from first to last class.  [Cui et al. 2019; LDAM-DRW's code]
 
     Args:
         largest: images of the first class.
@@ -49,7 +50,7 @@ def exponential_counts(largest: int, num_classes: int, imbalance_factor: float) 
 
 
 def step_counts(largest: int, num_classes: int, imbalance_factor: float) -> IntArray:
-    """Image counts of two heights: the first half of the classes is large, the rest small.  [Buda et al. 2018]
+    """Image counts of two heights: half of the classes is large, the rest small.  [Buda et al. 2018]
 
     Args:
         largest: images of each class of the first half.
@@ -82,14 +83,14 @@ def count_labels(labels: NDArray[Any], num_classes: int) -> IntArray:
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if wrong.size:
         raise UserError(
-            f"label {int(wrong[0])} is out of range: {num_classes} classes have labels 0 to {num_classes - 1} "
-            f"({wrong.size} of {labels.size} labels are outside)"
+            f"label {int(wrong[0])} is out of range: {num_classes} classes have labels 0 to "
+            f"{num_classes - 1} ({wrong.size} of {labels.size} labels are outside)"
         )
     return np.bincount(labels, minlength=num_classes).astype(np.int64)
 
 
 def rank_by_count(labels: NDArray[Any], num_classes: int) -> IntArray:
-    """Class ids by decreasing number of images, shape (num_classes,); equal counts keep the order of their ids."""
+    """Class ids by decreasing number of images, shape (num_classes,); of equal counts the lower id first."""
     return np.argsort(-count_labels(labels, num_classes), kind="stable").astype(np.int64)
 
 
@@ -115,10 +116,10 @@ class Subset:
         cls, train: Sequence[int] | IntArray, validation: Sequence[int] | IntArray, class_counts: Any
     ) -> Subset:
         """Freeze index lists and hash them."""
-        arrays = [np.array(values, dtype=np.int64) for values in (train, validation, class_counts)]
-        for array in arrays:
+        kept, cut, counts = (np.array(values, dtype=np.int64) for values in (train, validation, class_counts))
+        for array in (kept, cut, counts):
             array.setflags(write=False)
-        return cls(*arrays, sha256=subset_hash(arrays[0], arrays[1]))
+        return cls(train=kept, validation=cut, class_counts=counts, sha256=subset_hash(kept, cut))
 
     def to_json(self) -> str:
         """The subset as JSON text, to be stored with the run."""
@@ -144,13 +145,17 @@ class Subset:
             raise UserError(f"this is not a stored subset: {error!r}; draw it again") from error
         if subset.sha256 != expected:
             raise UserError(
-                f"the stored subset was changed: its index lists hash to {subset.sha256}, recorded is {expected}; draw it again"
+                f"the stored subset was changed: its index lists hash to {subset.sha256}, "
+                f"recorded is {expected}; draw it again"
             )
         return subset
 
 
 def subset_hash(train: IntArray, validation: IntArray) -> str:
-    """SHA-256 (hex) of the training indices, the word ``validation`` and the validation indices, as little-endian int64."""
+    """SHA-256 (hex) of the training indices, the word ``validation`` and the validation indices.
+
+    Indices count as little-endian int64, so every machine gets the same digest.
+    """
     digest = hashlib.sha256(np.ascontiguousarray(train, dtype="<i8").tobytes())
     digest.update(b"validation")
     digest.update(np.ascontiguousarray(validation, dtype="<i8").tobytes())
@@ -180,8 +185,7 @@ def draw_subset(
         largest: images of the most frequent class; by default as many as the largest class has.
         order: which images of a class are taken. ``ldam`` shuffles each class as LDAM-DRW does, with one
             ``np.random.RandomState(seed)`` for class 0, class 1, …; ``rsg`` takes the first ones in file
-            order, as RSG's
-            copy of that code does: the counts agree, the images differ.
+            order, as RSG's copy of that code does: the counts agree, the images differ.
         seed: of the shuffle and of the validation images.
         validation: fraction in [0, 1) of each drawn class to set aside: ``int(fraction * count)``, never the
             last image.
@@ -223,14 +227,14 @@ def stratified_split(
 
 
 def shot_groups(class_counts: Any, *, many_above: int = 100, few_below: int = 20) -> dict[str, BoolArray]:
-    """Classes by how many training images they have: many > 100, medium 20 to 100, few < 20.  [Liu et al. 2019]
+    """Classes by their training images: many > 100, medium 20 to 100, few < 20.  [Liu et al. 2019]
 
     Returns:
         ``many``, ``medium``, ``few`` -> mask over the classes, shape (C,). Each class is in exactly one.
     """
     if few_below > many_above + 1:
         raise UserError(
-            f"few_below={few_below} must not exceed many_above + 1 = {many_above + 1}: the groups would overlap"
+            f"few_below={few_below} exceeds many_above + 1 = {many_above + 1}: the groups overlap"
         )
     counts = np.asarray(class_counts)
     many, few = counts > many_above, counts < few_below
@@ -238,23 +242,8 @@ def shot_groups(class_counts: Any, *, many_above: int = 100, few_below: int = 20
 
 
 def head_classes(class_counts: Any, head_ratio: float = 0.2) -> BoolArray:
-    """The most frequent classes, whatever their ids.  [SAFA Sec. 4.1: the top 20 % of classes]
-
-    Returns:
-        Mask over the classes, shape (C,): the top ``int(C * head_ratio)`` by count, at least one; of equal
-        counts the lower id.
-
-    Raises:
-        UserError: if ``head_ratio`` is not in (0, 1].
-    """
-    if not 0 < head_ratio <= 1:
-        raise UserError(f"head_ratio is the fraction of classes that are head, in (0, 1], got {head_ratio}")
-    counts = np.asarray(class_counts)
-    # 100 * 0.29 is 28.999999999999996: round away the representation error before truncating.
-    number = max(1, int(round(len(counts) * head_ratio, 9)))
-    mask = np.zeros(len(counts), dtype=np.bool_)
-    mask[np.argsort(-counts, kind="stable")[:number]] = True
-    return mask
+    """``safa.classes.head_classes`` as an array: mask over the classes, shape (C,)."""
+    return np.array(classes.head_classes(np.asarray(class_counts).tolist(), head_ratio), dtype=np.bool_)
 
 
 def _check_profile(largest: int, num_classes: int, imbalance_factor: float) -> None:
@@ -274,8 +263,8 @@ def _check_profile(largest: int, num_classes: int, imbalance_factor: float) -> N
 def _without_empty_class(counts: IntArray, largest: int, imbalance_factor: float) -> IntArray:
     if counts[-1] < 1:
         raise UserError(
-            f"imbalance_factor {imbalance_factor:g} leaves the rarest class without an image when the largest has {largest}; "
-            f"use at most {largest}"
+            f"imbalance_factor {imbalance_factor:g} leaves the rarest class without an image when the "
+            f"largest has {largest}; use at most {largest}"
         )
     return counts
 
@@ -317,7 +306,8 @@ def _check_available(wanted: IntArray, available: IntArray) -> None:
         worst = short[0]
         raise UserError(
             f"class {worst} needs {wanted[worst]} images for this profile but has {available[worst]} "
-            f"({short.size} of {len(wanted)} classes are short); raise imbalance_factor, lower largest, or use profile 'as_found'"
+            f"({short.size} of {len(wanted)} classes are short); raise imbalance_factor, lower largest, "
+            f"or use profile 'as_found'"
         )
 
 

@@ -15,10 +15,10 @@ from safa.errors import UserError, closest
 __all__ = ["BUILT_IN", "OnCorrupt", "Source", "Split", "load_source"]
 
 BUILT_IN: dict[str, str] = {
-    "digits": "1,797 handwritten digits of 8×8 inside scikit-learn, 40 per class kept for testing; no download",
-    "fashion-mnist": "70,000 garments of 28×28 (Xiao et al. 2017), from Debian's dataset-fashion-mnist or a folder of IDX files",
-    "cifar10": "60,000 photographs of 32×32 in 10 classes (Krizhevsky 2009), from a folder or the Hugging Face hub",
-    "cifar100": "60,000 photographs of 32×32 in 100 classes (Krizhevsky 2009), from a folder or the Hugging Face hub",
+    "digits": "1,797 digits of 8×8 inside scikit-learn, 40 per class kept for testing; no download",
+    "fashion-mnist": "70,000 garments of 28×28 (Xiao et al. 2017); Debian's package or IDX files",
+    "cifar10": "60,000 photographs of 32×32 in 10 classes (Krizhevsky 2009); a folder or the hub",
+    "cifar100": "60,000 photographs of 32×32 in 100 classes (Krizhevsky 2009); a folder or the hub",
 }
 
 
@@ -112,9 +112,9 @@ def _path_of(name: str, root: str | None) -> Path:
             return candidate
     if any(candidate.is_file() for candidate in candidates):
         raise UserError(
-            f"{name!r} is a file but no .csv; name a folder of images or a CSV file with the columns path,label"
+            f"{name!r} is a file but no .csv; name an image folder or a CSV file with the columns path,label"
         )
     raise UserError(
-        f"no data set named {name!r} and no such path{closest(name, BUILT_IN)}; there are {', '.join(BUILT_IN)}, "
-        f"or name a folder (train/CLASS/*.jpg) or a CSV file (path,label)"
+        f"no data set named {name!r} and no such path{closest(name, BUILT_IN)}; "
+        f"there are {', '.join(BUILT_IN)}, or name a folder (train/CLASS/*.jpg) or a CSV file (path,label)"
     )

@@ -64,7 +64,8 @@ def _check_columns(file: Path, columns: list[str]) -> None:
     missing = [column for column in ("path", "label") if column not in columns]
     if missing:
         raise UserError(
-            f"{str(file)!r} has no column {missing[0]!r}; its columns are {columns}, needed are path,label and, if wanted, split"
+            f"{str(file)!r} has no column {missing[0]!r}; its columns are {columns}, "
+            f"needed are path,label and, if wanted, split"
         )
 
 
@@ -72,7 +73,7 @@ def _row(file: Path, line: int, cells: dict[str, str | None]) -> Row:
     path, label = ((cells[column] or "").strip() for column in ("path", "label"))
     if not path or not label:
         raise UserError(
-            f"line {line} of {str(file)!r} has no {'path' if not path else 'label'}; fill it in or remove the line"
+            f"line {line} of {str(file)!r} has no {'label' if path else 'path'}; add it or drop the line"
         )
     split = (cells.get("split") or "train").strip().lower() if "split" in cells else "train"
     if split not in _SPLIT_NAMES:
@@ -88,8 +89,8 @@ def _check_unique(file: Path, rows: list[Row]) -> None:
         known = first.setdefault(row[1], row)
         if known is not row:
             raise UserError(
-                f"{row[1]!r} is on line {known[0]} ({known[3]}) and again on line {row[0]} ({row[3]}) of {str(file)!r}; "
-                f"an image may be listed once"
+                f"{row[1]!r} is on line {known[0]} ({known[3]}) and again on line {row[0]} ({row[3]}) of "
+                f"{str(file)!r}; an image may be listed once"
             )
 
 
@@ -102,14 +103,14 @@ def _classes(file: Path, rows: list[Row]) -> tuple[tuple[str, ...], dict[str, in
     negative = next((row for row in rows if ids[row[2]] < 0), None)
     if negative is not None:
         raise UserError(
-            f"label {negative[2]} on line {negative[0]} of {str(file)!r} is out of range: class ids start at 0"
+            f"label {negative[2]} on line {negative[0]} of {str(file)!r} is out of range; ids start at 0"
         )
     known = set(ids.values())
     gap = next((expected for expected in range(len(known)) if expected not in known), None)
     if gap is not None:
         raise UserError(
-            f"no image of {str(file)!r} has the label {gap}, yet labels go up to {max(known)}: class ids count from 0 without "
-            f"a gap (class names may be anything)"
+            f"no image of {str(file)!r} has the label {gap}, yet labels go up to {max(known)}: class ids "
+            f"count from 0 without a gap (class names may be anything)"
         )
     return tuple(map(str, range(len(known)))), ids
 

@@ -1,4 +1,4 @@
-"""What a loaded data set is: labelled splits, class names, and what training needs to know about the pixels."""
+"""What a loaded data set is: labelled splits, class names, and what training needs to know of the pixels."""
 
 from __future__ import annotations
 

@@ -45,13 +45,17 @@ class Comparison:
 
     @property
     def lines(self) -> list[Line]:
-        """The result lines with their unambiguous method names."""
-        return [{**run.result, "method": label} for run, label in zip(self.runs, self.labels, strict=True)]
+        """The result lines with unambiguous method names, so that every method becomes one row."""
+        # The labels tell recipes and lengths apart already; blanks keep them from being told apart again.
+        blank = {"recipe": "", "epochs": 0}
+        pairs = zip(self.runs, self.labels, strict=True)
+        return [{**run.result, "method": label, **blank} for run, label in pairs]
 
     @property
     def order(self) -> IntArray:
         """Class ids by decreasing number of training images; ties by class id."""
-        return np.argsort(-self.counts, kind="stable")
+        order: IntArray = np.argsort(-self.counts, kind="stable")
+        return order
 
     @property
     def rare_group(self) -> str:
@@ -66,16 +70,17 @@ class Comparison:
     def accuracy(self, method: str) -> FloatArray:
         """Accuracy per class in per cent, mean over seeds, shape (k,); NaN for a class without test images."""
         # Through float, null becomes NaN.
-        errors = np.array([run.result["error_per_class"] for run in self.runs_of(method)], dtype=np.float64)
-        known = np.isfinite(errors)
-        total = np.where(known, 100 - errors, 0.0).sum(axis=0)
-        return np.divide(total, known.sum(axis=0), out=np.full(len(total), np.nan), where=known.any(axis=0))
+        listed = [run.result["error_per_class"] for run in self.runs_of(method)]
+        right = 100 - np.array(listed, dtype=np.float64)
+        seeds = np.isfinite(right).sum(axis=0)
+        mean: FloatArray = np.nansum(right, axis=0) / np.where(seeds > 0, seeds, np.nan)
+        return mean
 
     def head_classes(self) -> tuple[BoolArray, float]:
         """Which classes SAFA takes directions from, by class id, and the ratio that says so."""
-        found = [re.search(r"^\s*head_ratio:\s*([0-9.]+)\s*$", run.recipe, re.MULTILINE) for run in self.runs]
-        ratios = [float(match[1]) for match in found if match]
-        ratio = ratios[-1] if ratios else 0.2  # the paper's
+        recipes = "\n".join(run.recipe for run in self.runs)
+        stated = re.findall(r"^\s*head_ratio:\s*(0?\.\d+|1)\b", recipes, re.MULTILINE)
+        ratio = float(stated[-1]) if stated else 0.2  # the paper's
         is_head = np.zeros(len(self.counts), dtype=np.bool_)
         is_head[self.order[: max(1, int(len(self.counts) * ratio))]] = True
         return is_head, ratio
@@ -130,12 +135,10 @@ def _refuse_mixture(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
         for key in ("dataset", "imbalance_factor", "model", "class_names"):
-            if run.result[key] != first.result[key]:
-                ours, theirs = _short(first.result[key]), _short(run.result[key])
-                raise UserError(
-                    f"{key} differs: {ours} in {first.name}, {theirs} in {run.name}; "
-                    "write one page for each"
-                )
+            ours, theirs = first.result[key], run.result[key]
+            if ours != theirs:
+                places = f"{_short(ours)} in {first.name}, {_short(theirs)} in {run.name}"
+                raise UserError(f"{key} differs: {places}; write one page for each")
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The page's first sentence: which method helps the rare classes, by how much, and whether that is settled."""
+"""The page's first sentence: which method helps the rare classes, by how much, and how surely."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from safa.report.comparison import Comparison
 from safa.report.rows import Paired, Row, paired, summarise
 from safa.report.spread import Difference, Spread
 
-CLEAR_NOTE = "A difference counts as clear when its mean exceeds twice its standard error over seeds."
+CLEAR_NOTE = "A difference is called clear when its mean exceeds twice its standard error over seeds."
 
 
 @dataclass(frozen=True)
@@ -25,52 +25,92 @@ def headline(comparison: Comparison) -> Headline:
     if comparison.baseline is None:
         return _single(comparison, rows[comparison.methods[0]])
     pairs = paired(comparison.lines, comparison.baseline)
-    known = [pair for pair in pairs if _rare(comparison, pair) is not None]
-    if not known:
+    gaps = {pair.method: gap for pair in pairs if (gap := _gap(pair, comparison.rare_group)) is not None}
+    if not gaps:
         return _unpaired(comparison, rows)
-    closest = min(known, key=lambda pair: _rare_gap(comparison, pair).mean)
-    return Headline(_claim(comparison, closest, len(pairs)), _detail(comparison, closest, rows))
+    best = min(gaps, key=lambda method: gaps[method].mean)
+    pair = next(pair for pair in pairs if pair.method == best)
+    claim = _claim(pair, gaps[best], rivals=len(pairs))
+    return Headline(claim, _detail(comparison, pair, rows[pair.baseline], rows[pair.method]))
 
 
-def _rare(comparison: Comparison, pair: Paired) -> Difference | None:
-    gap: Difference | None = getattr(pair, comparison.rare_group)
+def _gap(pair: Paired, group: str) -> Difference | None:
+    gap: Difference | None = getattr(pair, group)
     return gap
 
 
-def _rare_gap(comparison: Comparison, pair: Paired) -> Difference:
-    gap = _rare(comparison, pair)
-    assert gap is not None
-    return gap
+def _claim(pair: Paired, gap: Difference, rivals: int) -> str:
+    amount = f"{abs(gap.mean):.1f} points {'more' if gap.mean < 0 else 'fewer'}"
+    ending = f"of the rare-class images right than {pair.baseline}"
+    if gap.mean < 0 and gap.sd is None:
+        return f"On one seed, {pair.method} gets {amount} {ending}"
+    if gap.mean < 0 and gap.is_clear:
+        return f"{pair.method} gets {amount} {ending}"
+    if gap.mean < 0:
+        return f"Within the seeds’ spread: {pair.method} gets {amount} {ending}"
+    if rivals == 1:
+        return f"{pair.method} does not help the rare classes: it gets {amount} {ending}"
+    return f"No method helps the rare classes: the closest, {pair.method}, gets {amount} {ending}"
 
 
-def _claim(comparison: Comparison, pair: Paired, rivals: int) -> str:
-    gap = _rare_gap(comparison, pair)
-    gain = -gap.mean
-    more = f"{abs(gain):.1f} points {'more' if gain > 0 else 'fewer'} of the rare classes’ images right"
-    if gain <= 0:
-        subject = f"{pair.method} does" if rivals == 1 else f"No method does; {pair.method} comes closest and"
-        ending = "the same share right" if f"{gain:.1f}" in ("0.0", "-0.0") else more
-        verb = "not help the rare classes: it gets" if rivals == 1 else "gets"
-        if rivals > 1:
-            return f"No method helps the rare classes: {pair.method} comes closest and {verb} {ending}"
-        return f"{subject} {verb} {ending} as {pair.baseline}" if ending != more else (
-            f"{subject} {verb} {more} than {pair.baseline}"
-        )
-    if gap.sd is None:
-        return f"On one seed, {pair.method} gets {more} than {pair.baseline}"
-    if not gap.is_clear:
-        return f"No clear gain for the rare classes: {pair.method} gets {more}, within the spread over seeds"
-    return f"{pair.method} gets {more} than {pair.baseline}"
+def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str:
+    group = comparison.rare_group
+    rare = _gap(pair, group)
+    sentences = [
+        f"Test error on {describe_group(comparison, group)}: {_from_to(pair, theirs, ours, group)}.",
+        f"Over all classes: {_from_to(pair, theirs, ours, 'last')}.",
+    ]
+    many = _gap(pair, "many") if group != "many" else None
+    if many is not None:
+        verb = "pay" if many.mean > 0 else "do not pay"
+        sentences.append(f"The frequent classes {verb} for it: {many.text(1, signed=True)} points of error.")
+    if rare is not None and rare.sd is None:
+        sentences.append("One seed: the spread is unknown, so read small differences as noise.")
+    return " ".join(sentences)
 
 
-def _detail(comparison: Comparison, pair: Paired, rows: dict[str, Row]) -> str:
-    ours, theirs = rows[pair.method], rows[pair.baseline]
-    return ""
+def _from_to(pair: Paired, theirs: Row, ours: Row, figure: str) -> str:
+    before, after = getattr(theirs, figure), getattr(ours, figure)
+    gap = _gap(pair, figure)
+    if before is None or after is None or gap is None:
+        return "not known"
+    over = f", lower in {gap.wins} of {gap.n} seeds" if gap.n > 1 else ""
+    return (
+        f"{before.mean:.1f} % with {pair.baseline}, {after.mean:.1f} % with {pair.method}, "
+        f"a difference of {gap.text(1, signed=True)} points{over}"
+    )
 
 
 def _single(comparison: Comparison, row: Row) -> Headline:
-    raise NotImplementedError
+    rare: Spread | None = getattr(row, comparison.rare_group)
+    right = (
+        f"{100 - rare.mean:.1f} % of the rare classes right" if rare else "an unknown share of the rare right"
+    )
+    others = f", {100 - row.many.mean:.1f} % of the frequent ones" if row.many else ""
+    seeds = "one seed" if row.n == 1 else f"{row.n} seeds"
+    return Headline(
+        f"{row.label} gets {right}{others}",
+        f"Its test error over all classes is {row.last.text(1)} % ({seeds}). Rare means "
+        f"{describe_group(comparison, comparison.rare_group)}. With a second method on this page, the same "
+        "sections show what it changes.",
+    )
 
 
 def _unpaired(comparison: Comparison, rows: dict[str, Row]) -> Headline:
-    raise NotImplementedError
+    group = comparison.rare_group
+    errors = {label: getattr(row, group) for label, row in rows.items()}
+    listed = ", ".join(f"{figure.text(1)} % with {label}" for label, figure in errors.items() if figure)
+    return Headline(
+        f"No method shares a seed with {comparison.baseline}, so nothing is compared",
+        f"Test error on {describe_group(comparison, group)}: {listed or 'not known'}. Differences between "
+        "different seeds mix the method with chance; run the methods on the same seeds.",
+    )
+
+
+def describe_group(comparison: Comparison, group: str) -> str:
+    """``the 30 few-shot classes (5–19 training images each)``."""
+    counts = comparison.counts[comparison.groups[group]]
+    least, most = int(counts.min()), int(counts.max())
+    images = f"{least}" if least == most else f"{least}–{most}"
+    classes = "class" if len(counts) == 1 else "classes"
+    return f"the {len(counts)} {group}-shot {classes} ({images} training images each)"

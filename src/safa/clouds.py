@@ -1,0 +1,93 @@
+"""Features of a few head and tail classes, real, generated and unseen: what Fig. 1 of the paper draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from safa.classes import head_classes
+from safa.plugin import PlugIn
+
+if TYPE_CHECKING:
+    from safa.train import Trainer
+
+REAL, GENERATED, TEST = 0, 1, 2
+HEAD_CLASSES, TAIL_CLASSES = 3, 2
+PER_CLASS = 100  # points of one class and kind
+
+
+def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
+    """What enters the classifier for images of the three largest head and the two rarest tail classes.
+
+    Returns:
+        ``features`` (n, d) float32, ``labels`` (n,), ``kind`` (n,) uint8 (0 real training, 1 generated, 2 test) and
+        ``is_head`` (n,) bool. Without an augmenter there is no row of kind 1.
+    """
+    head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
+    rng = np.random.default_rng(0)
+    parts = []
+    for kind, split in ((REAL, trainer.data.train), (TEST, trainer.data.source.test)):
+        rows = np.concatenate([_some(rng, split.labels, c) for c in head + tail])
+        images, labels = trainer.images_of(split, rows)
+        parts.append((_classifier_inputs(trainer.model, images), labels, kind))
+        if kind == REAL and trainer.augmenter is not None:
+            parts.append((*_generated(trainer, images, labels), GENERATED))
+    labels = np.concatenate([part[1].cpu().numpy() for part in parts])
+    return {
+        "features": np.concatenate([part[0].float().cpu().numpy() for part in parts]),
+        "labels": labels,
+        "kind": np.concatenate([np.full(len(part[1]), part[2], dtype=np.uint8) for part in parts]),
+        "is_head": np.isin(labels, head),
+    }
+
+
+def chosen_classes(class_counts: list[int], head_ratio: float) -> tuple[list[int], list[int]]:
+    """Ids of the largest head classes and of the rarest tail classes."""
+    is_head = head_classes(class_counts, head_ratio)
+    by_count = sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
+    head = [c for c in by_count if is_head[c]]
+    tail = [c for c in by_count if not is_head[c]]
+    return head[:HEAD_CLASSES], tail[-TAIL_CLASSES:]
+
+
+def _some(rng: np.random.Generator, labels: NDArray[np.int64], chosen: int) -> NDArray[np.int64]:
+    rows = np.flatnonzero(labels == chosen)
+    return np.sort(rng.permutation(rows)[:PER_CLASS])
+
+
+@torch.no_grad()
+def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
+    model.eval()
+    seen, handle = _watch(model)
+    try:
+        model(images)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+@torch.no_grad()
+def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows the augmenter makes of these images; network and augmenter stay in evaluation mode and unchanged."""
+    plug = PlugIn(trainer.model, trainer.plug_before, trainer.augmenter).eval()
+    plug.training = True  # of the plug-in alone: it augments, while no batch norm moves
+    torch.manual_seed(0)
+    seen, handle = _watch(trainer.model)
+    try:
+        output = plug(images, labels)
+    finally:
+        handle.remove()
+    assert output.labels is not None
+    generated, names = seen[0][len(images) :], output.labels[len(images) :]
+    keep = torch.cat([(names == c).nonzero().squeeze(1)[:PER_CLASS] for c in names.unique()]) if len(names) else names
+    return generated[keep], names[keep]
+
+
+def _watch(model: nn.Module) -> tuple[list[Tensor], Any]:
+    seen: list[Tensor] = []
+    head = model.get_submodule("fc")
+    return seen, head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))

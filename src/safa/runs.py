@@ -1,0 +1,261 @@
+"""A run from recipe to result line, and several runs that share what they have in common."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+import safa
+from safa import clouds, evaluate
+from safa import recipe as recipes
+from safa.checkpoint import StageCache, write_atomically
+from safa.data.dataset import LongTailed, load
+from safa.errors import UserError
+from safa.plan import epochs_of, shared_epochs
+from safa.progress import Progress
+from safa.report import lines
+from safa.train import Trainer
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to run; nothing here changes what is computed, but for the number of processes and the device.
+
+    Attributes:
+        device: auto, cpu or cuda.
+        cache: folder of states shared between runs; none when empty.
+        results: file that result lines are appended to; none when empty.
+        workers: processes that decode images too many for memory.
+        track: log to TensorBoard in the run's folder.
+        progress: draw a bar; where standard error is a terminal by default.
+        say: what to do with a sentence for the user.
+    """
+
+    device: str = "auto"
+    cache: Path | None = None
+    results: Path | None = None
+    workers: int = 0
+    track: bool = False
+    progress: bool | None = None
+    say: Say = field(default=lambda _: None)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be done: a recipe under the name its line will carry, and its folder."""
+
+    name: str
+    recipe: recipes.Recipe
+    folder: Path
+
+
+def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Iterable[str] = ()) -> dict[str, Any]:
+    """Train, or finish, one run and write everything that comes out of it.
+
+    Returns:
+        The result line. A run that was finished before is not run again.
+
+    Raises:
+        UserError: for a mistake in the recipe or the data, before training starts where possible.
+        Stopped: when a signal asked for an end; the state is saved.
+    """
+    finished = job.folder / "result.json"
+    if finished.exists():
+        _refuse_another_recipe(job)
+        line: dict[str, Any] = json.loads(finished.read_text())
+        return line
+    data = data or load(job.recipe.data)
+    accelerator = _accelerator(job.recipe, machine)
+    if accelerator.is_main_process:
+        _describe(job, data)
+    trainer = Trainer(
+        job.recipe,
+        data,
+        job.folder,
+        accelerator,
+        cache=StageCache(machine.cache) if machine.cache else None,
+        save_at=save_at,
+        workers=machine.workers,
+        track=machine.track,
+        progress=Progress(machine.progress if accelerator.is_main_process else False),
+    )
+    trainer.run()
+    if trainer.reused_epochs:
+        machine.say(f"{job.name}: {trainer.reused_epochs} of {len(trainer.plan)} epochs came from the cache")
+    line = _result(job, data, trainer) if accelerator.is_main_process else {}
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_atomically(finished, json.dumps(line).encode())
+        if machine.results is not None:
+            lines.append(machine.results, line)
+    return line
+
+
+def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
+    """Run several jobs; epochs that two of them share are trained once and found in the cache by the second.
+
+    Returns:
+        The result lines, in the order of the jobs.
+    """
+    if machine.cache is None:
+        raise UserError("compare needs a cache folder, since it trains shared epochs once; pass --cache")
+    loaded = _load_each_once(jobs)
+    forks = forks_of(jobs, loaded)
+    total = sum(job.recipe.epochs for job in jobs)
+    results = []
+    for job in jobs:
+        results.append(run(job, machine, loaded[_data_key(job)], forks))
+    reused = sum(line.get("reused_epochs", 0) for line in results)
+    machine.say(f"{len(jobs)} runs of {total} epochs together; {reused} of them were shared and trained once")
+    return results
+
+
+def forks_of(jobs: Sequence[Job], loaded: Mapping[str, LongTailed]) -> set[str]:
+    """Addresses of the epochs after which two of the jobs part: the states worth keeping."""
+    plans = [epochs_of(job.recipe, loaded[_data_key(job)].facts()) for job in jobs]
+    forks = set()
+    for i, first in enumerate(plans):
+        for second in plans[i + 1 :]:
+            shared = shared_epochs(first, second)
+            if 0 < shared:
+                forks.add(first[shared - 1].key)
+    return forks
+
+
+def with_seed(recipe: recipes.Recipe, seed: int) -> recipes.Recipe:
+    """The same recipe under another seed of training; the drawn images stay."""
+    return replace(recipe, seed=seed)
+
+
+def _data_key(job: Job) -> str:
+    return json.dumps(recipes.to_plain(job.recipe.data), sort_keys=True)
+
+
+def _load_each_once(jobs: Sequence[Job]) -> dict[str, LongTailed]:
+    loaded: dict[str, LongTailed] = {}
+    for job in jobs:
+        key = _data_key(job)
+        if key not in loaded:
+            loaded[key] = load(job.recipe.data)
+    return loaded
+
+
+def _accelerator(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
+    if machine.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu or cuda, got {machine.device!r}")
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, but torch finds none; pass --device cpu")
+    on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
+    if recipe.precision == "fp16" and on_cpu:
+        raise UserError("precision fp16 needs a GPU; use bf16 or float32 on the CPU")
+    precision = "no" if recipe.precision == "float32" else recipe.precision
+    AcceleratorState._reset_state()  # Accelerate allows one precision per process; a comparison may need two
+    return Accelerator(mixed_precision=precision, cpu=machine.device == "cpu")
+
+
+def _describe(job: Job, data: LongTailed) -> None:
+    """Everything the run can be repeated, evaluated and deployed from."""
+    _refuse_another_recipe(job)
+    source = data.source
+    described = {
+        "name": source.name,
+        "class_names": list(source.class_names),
+        "class_counts": data.class_counts,
+        "image_size": source.image_size,
+        "mean": list(source.mean),
+        "std": list(source.std),
+        "subset_sha256": data.subset.sha256,
+        "images_sha256": source.fingerprint,
+        "skipped": list(source.skipped),
+        "notes": list(source.notes),
+    }
+    write_atomically(job.folder / "recipe.yaml", recipes.dump(job.recipe).encode())
+    write_atomically(job.folder / "data.json", json.dumps(described).encode())
+    write_atomically(job.folder / "subset.json", data.subset.to_json().encode())
+
+
+def _refuse_another_recipe(job: Job) -> None:
+    """A folder belongs to one recipe; where the images lie and how often it is tested may differ."""
+    path = job.folder / "recipe.yaml"
+    if path.exists() and _essence(recipes.load(path)) != _essence(job.recipe):
+        raise UserError(f"{job.folder} holds a run of another recipe; name another folder with --out, or delete it")
+
+
+def _essence(recipe: recipes.Recipe) -> Any:
+    stages = tuple(replace(stage, evaluate_every=1) for stage in recipe.stages)
+    return recipes.to_plain(replace(recipe, data=replace(recipe.data, root=None), stages=stages))
+
+
+def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
+    """The result line; also leaves the predictions and the features behind it in the run's folder."""
+    predicted = trainer.predict("test")
+    _save_arrays(job.folder / "predictions.npz", vars(predicted))
+    _save_arrays(job.folder / "features.npz", clouds.features(trainer))
+    per_class = evaluate.error_per_class(predicted, data.num_classes)
+    tested = [entry for entry in trainer.history if entry.get("test")]
+    best = min(tested, key=lambda entry: entry["test"]["error"], default=None)
+    by_group = evaluate.error_per_group(predicted, data.groups)
+    validated = trainer.predict("validation") if data.validation is not None else None
+    return {
+        "recipe": job.name,
+        "dataset": data.source.name,
+        "imbalance_factor": data.imbalance_factor,
+        "model": job.recipe.model.backbone.name,
+        "method": job.recipe.method,
+        "seed": job.recipe.seed,
+        "epochs": job.recipe.epochs,
+        "error_last": evaluate.error(predicted),
+        "error_best": best["test"]["error"] if best else None,
+        "error_best_epoch": best["epoch"] if best else None,
+        **{f"error_{name}": value for name, value in by_group.items()},
+        "error_per_class": [None if np.isnan(value) else round(float(value), 4) for value in per_class],
+        "balanced_error": float(np.nanmean(per_class)),
+        "ece": evaluate.expected_calibration_error(predicted),
+        **({"error_validation": evaluate.error(validated)} if validated else {}),
+        "class_counts": data.class_counts,
+        "class_names": list(data.source.class_names),
+        "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
+        "subset_sha256": data.subset.sha256,
+        "precision": job.recipe.precision,
+        "batch_size": job.recipe.batch_size,
+        "processes": trainer.accelerator.num_processes,
+        "commit": commit(),
+        "version": safa.__version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else trainer.device.type,
+        "seconds": round(sum(entry["seconds"] for entry in trainer.history), 1),
+        "reused_epochs": trainer.reused_epochs,
+        "run": job.folder.name,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def commit() -> str | None:
+    """Commit of the code that runs, with ``+changes`` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())

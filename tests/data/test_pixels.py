@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from safa.data.pixels import fingerprint, statistics
+from safa.data.types import Split
+
+
+def test_statistics_are_numpys_mean_and_std():
+    images = np.random.RandomState(0).randint(0, 256, (1500, 3, 4, 5), dtype=np.uint8)
+    images[:, 1] //= 3
+    mean, std = statistics(images)
+    assert mean == pytest.approx((images / 255).mean(axis=(0, 2, 3)).tolist())
+    assert std == pytest.approx((images / 255).std(axis=(0, 2, 3)).tolist())
+
+
+def test_a_constant_channel_can_be_divided_by():
+    mean, std = statistics(np.full((2, 3, 4, 4), 51, dtype=np.uint8))
+    assert mean == pytest.approx((0.2, 0.2, 0.2))
+    assert std == pytest.approx((1 / 255,) * 3)
+
+
+def test_a_fingerprint_changes_with_labels_and_pixels():
+    labels, images = np.arange(3), np.zeros((3, 3, 2, 2), dtype=np.uint8)
+    marks = {fingerprint([Split(labels, images)]), fingerprint([Split(labels[::-1], images)])}
+    changed = images.copy()
+    changed[2, 1, 0, 0] = 1
+    marks.add(fingerprint([Split(labels, changed)]))
+    assert len(marks) == 3
+
+
+def test_a_fingerprint_of_files_changes_with_names_and_sizes_but_not_with_the_place(tmp_path):
+    def mark(folder: str, name: str, content: bytes) -> str:
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return fingerprint([Split(np.zeros(1, dtype=np.int64), paths=(path,))], tmp_path / folder)
+
+    first = mark("one", "a.jpg", b"x")
+    assert mark("two", "a.jpg", b"x") == first
+    assert len({first, mark("two", "b.jpg", b"x"), mark("two", "a.jpg", b"xy")}) == 3
