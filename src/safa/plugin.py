@@ -25,19 +25,19 @@ class Place:
 class PlugIn(nn.Module):
     """A network with an augmenter on the input of one layer, in training only.  [SAFA Fig. 2]
 
-    The batch grows in the middle of the network, so labels go in and come back longer. A hook is registered for the
-    length of one forward pass, so the model keeps its keys, its hooks and its evaluation bits: save
+    The batch grows in the middle of the network, so labels go in and come back longer. A hook is registered
+    for the length of one forward pass, so the model keeps its keys, its hooks and its evaluation bits: save
     ``model.state_dict()`` when done, the augmenter is not in it.
 
     Args:
         model: maps images (b, …) to logits (b, k); trained by the loop around it.
-        before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from the input
-            to the output must cross it once. The model's own attribute ``before`` when empty.
+        before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from the
+            input to the output must cross it once. The model's own attribute ``before`` when left out.
         augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
 
     Raises:
         UserError: if there is no such layer, or the model was compiled: then a hook is ignored without a word.
-            Attach first, compile the plug-in.
+            Attach first, then ``torch.compile(plug)``; the augmenter itself runs uncompiled.
     """
 
     def __init__(self, model: nn.Module, before: str | None = None, augmenter: Augmenter | None = None) -> None:
@@ -54,7 +54,7 @@ class PlugIn(nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether rows may be generated; set it to start at T_th. Idle, a pass costs what the model alone costs."""
+        """Whether rows may be generated; set it to start at T_th. Idle, a pass costs what the model costs."""
         return self.augmenter is not None and self.augmenter.active
 
     @active.setter
@@ -71,15 +71,14 @@ class PlugIn(nn.Module):
             labels: shape (b,), int64; may be left out where nothing is augmented.
 
         Raises:
-            UserError: if labels are missing while augmenting, or the layer is not crossed exactly once by every path.
+            UserError: if labels are missing or not one class id per image while augmenting, if the layer is not
+                crossed exactly once by every path, or if the model returns anything but logits.
         """
         augmenter = self.augmenter
         if augmenter is None or not self.training or not (augmenter.active or augmenter.learns_while_idle):
             logits = self.model(images)
             return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
-        if labels is None:
-            raise UserError("labels are needed while the augmenter is active: plug(images, labels)")
-        return self._augmented(images, labels, augmenter)
+        return self._augmented(images, _class_ids(images, labels), augmenter)
 
     def extra_repr(self) -> str:
         return f"before={self.before!r}"
@@ -89,14 +88,22 @@ class PlugIn(nn.Module):
 
         def augment(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             if seen:
-                raise UserError(f"{self.before!r} is reached twice in one forward pass; name a layer that is used once")
+                raise UserError(
+                    f"{self.before!r} is reached twice in one forward pass; name a layer that is used once"
+                )
             if not inputs or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(labels):
-                raise UserError(f"the first input of {self.before!r} is not one row per image, so it cannot be augmented")
+                raise UserError(
+                    f"the first input of {self.before!r} is not one row per image, so it cannot be augmented; "
+                    "PlugIn.probe lists the layers that can"
+                )
             seen.append(_named_errors(augmenter, inputs[0], labels, str(self.before)))
             return (seen[0].features, *inputs[1:])
 
+        # A compiled plug-in compiles the network around the augmenter: traced, this closure would be compiled
+        # anew in dozens of pieces, for the number of generated rows depends on the labels.
+        hook = torch.compiler.disable(augment)
         try:
-            with _hooked(self.model.get_submodule(str(self.before)), augment):
+            with _hooked(self.model.get_submodule(str(self.before)), hook):
                 logits = self.model(images)
         except RuntimeError as error:
             self._explain(error, seen, images)
@@ -104,10 +111,15 @@ class PlugIn(nn.Module):
         if not seen:
             raise UserError(
                 f"{self.before!r} was never reached in the forward pass, so nothing was augmented; "
-                "name a layer that is used (PlugIn.probe lists them), and attach before compiling"
+                "name a layer that is used (PlugIn.probe lists them), and compile the plug-in, not the model"
             )
         result = seen[0]
-        if not isinstance(logits, Tensor) or len(logits) != len(result.labels):
+        if not isinstance(logits, Tensor):
+            raise UserError(
+                f"{type(self.model).__name__} returns {type(logits).__name__}, not logits; "
+                "wrap it in a module that returns its logits alone"
+            )
+        if len(logits) != len(result.labels):
             raise UserError(_inside_branch(str(self.before)))
         return Output(logits, result.labels, result.loss, result.terms)
 
@@ -125,13 +137,15 @@ class PlugIn(nn.Module):
 
         Args:
             model: any network that maps (n, channels, height, width) to (n, k).
-            image_size: side of a square image, or (height, width).
+            image_size: side of a square image, or (height, width), in pixels.
+            channels: of the images.
             only: try this layer alone.
         """
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         parameter = next(model.parameters(), torch.empty(0))
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(2, channels, height, width, generator=generator).to(parameter.device, parameter.dtype)
+        images = torch.rand(2, channels, height, width, generator=generator)
+        images = images.to(parameter.device, parameter.dtype)
         reached: list[Place] = []
         for name, inputs in _inputs_of_layers(model, images).items():
             if only not in (None, name):
@@ -142,14 +156,29 @@ class PlugIn(nn.Module):
         return reached
 
 
+def _class_ids(images: Tensor, labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise UserError("labels are needed while the augmenter is active: plug(images, labels)")
+    if labels.shape != (len(images),) or labels.is_floating_point():
+        raise UserError(
+            f"labels must be one class id per image, shape ({len(images)},), got {tuple(labels.shape)} of "
+            f"{labels.dtype}; mix labels (mixup) only while the augmenter is idle"
+        )
+    return labels
+
+
 def _known_layer(model: nn.Module, before: str | None) -> str:
     names = dict(model.named_modules())
     top = [name for name, _ in model.named_children()]
     if before is None:
-        raise UserError(f"{type(model).__name__} names no default layer; pass before=…, one of {top} or a layer inside them")
+        raise UserError(
+            f"{type(model).__name__} names no default layer; pass before=…, one of {top} or a layer inside them"
+        )
     if not before or before not in names:
         hint = closest(before, names)
-        raise UserError(f"no module named {before!r} in {type(model).__name__}{hint}; its top-level modules are {top}")
+        raise UserError(
+            f"no module named {before!r} in {type(model).__name__}{hint}; its top-level modules are {top}"
+        )
     return before
 
 
@@ -162,8 +191,8 @@ def _named_errors(augmenter: Augmenter, features: Tensor, labels: Tensor, before
 
 def _inside_branch(before: str) -> str:
     return (
-        f"{before!r} is not crossed by every path (a layer inside a residual branch gets another batch size than its "
-        "shortcut); name the block or stage around it, PlugIn.probe lists what fits"
+        f"{before!r} is not crossed by every path (a layer inside a residual branch gets another batch size than "
+        "its shortcut); name the block or stage around it, PlugIn.probe lists what fits"
     )
 
 
@@ -191,7 +220,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _crossed_by_all(model: nn.Module, name: str, images: Tensor) -> bool:
-    """Whether doubling the rows that enter a layer doubles the rows of the output, and changes none of them."""
+    """Whether doubling the rows that enter a layer doubles the rows of the output and changes none."""
 
     def double(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (torch.cat([inputs[0], inputs[0]]), *inputs[1:])
@@ -201,9 +230,11 @@ def _crossed_by_all(model: nn.Module, name: str, images: Tensor) -> bool:
         try:
             with _hooked(model.get_submodule(name), double):
                 doubled = model(images)
-        except (RuntimeError, ValueError, TypeError):
+        except Exception:  # whatever a network raises on rows it did not expect, asserts included
             return False
-    return len(doubled) == 2 * len(plain) and torch.allclose(doubled, torch.cat([plain, plain]), rtol=1e-2, atol=1e-3)
+    if not isinstance(plain, Tensor) or doubled.shape != (2 * len(plain), *plain.shape[1:]):
+        return False
+    return torch.allclose(doubled, torch.cat([plain, plain]), rtol=1e-2, atol=1e-3)
 
 
 def _inputs_of_layers(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size | None]]:

@@ -13,7 +13,7 @@ class Augmented:
     """A batch of features after an augmenter saw it.
 
     Attributes:
-        features: shape (b + a, …). Rows ``[0, b)`` are the real features in input order, the rest are generated.
+        features: shape (b + a, …). Rows ``[0, b)`` are the real features in input order, the rest generated.
         labels: shape (b + a,), int64; the labels of these rows.
         loss: scalar, the augmenter's own weighted loss; 0 when nothing was augmented.
         terms: name -> unweighted scalar of every term in ``loss``, detached, for logging.
@@ -46,8 +46,8 @@ class Output:
 class Augmenter(Protocol):
     """Anything that can sit on the input of a layer: usually an ``nn.Module``.
 
-    ``active`` says whether rows may be generated. An augmenter that also learns while it generates nothing (RSG learns
-    its class centres from the first epoch) sets ``learns_while_idle`` and is then called while inactive too.
+    ``active`` says whether rows may be generated. An augmenter that also learns while it generates nothing (RSG
+    learns its class centres from the first epoch) sets ``learns_while_idle`` and is then called while inactive.
     """
 
     active: bool

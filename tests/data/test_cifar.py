@@ -182,7 +182,7 @@ def test_a_missing_split_is_named(tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(UserError, match="no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
         load_source("cifar10", root=str(tmp_path / "nowhere"))
 
 

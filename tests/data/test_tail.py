@@ -91,7 +91,7 @@ def test_a_png_with_an_empty_class_is_written(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match="cannot write .*nowhere"):
+    with pytest.raises(UserError, match=r"cannot write .*nowhere"):
         save_png(hundred(), tmp_path / "nowhere" / "tail.png")
 
 

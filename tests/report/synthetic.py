@@ -167,7 +167,7 @@ def training_log(result, epochs, generates, generator) -> list[dict]:
 
 def features(counts, generates, generator, dimensions: int = 16) -> dict[str, np.ndarray]:
     classes = len(counts)
-    centres = np.random.default_rng(3).normal(0, 1, (classes, dimensions))
+    centres = np.random.default_rng(3).normal(0, 0.45, (classes, dimensions))
     parts, labels, kinds = [], [], []
     is_head = np.zeros(classes, bool)
     is_head[: max(1, int(classes * 0.2))] = True

@@ -48,7 +48,8 @@ def _state_of(files: Sequence[Path]) -> str:
 
 def _read(entry: Path) -> Arrays | None:
     try:
-        with np.load(entry, allow_pickle=False) as stored:
+        # Opened here, as numpy leaves the file open when it turns out to be damaged.
+        with entry.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None

@@ -62,13 +62,18 @@ class Comparison:
         """The rarest group that has classes: few, if there are few-shot classes."""
         return list(self.groups)[-1]
 
+    def ink(self, method: str) -> int:
+        """The method's number in the palette: 0 for the baseline or an only method, then 1 to 7, 1, …"""
+        others = [name for name in self.methods if name != self.baseline]
+        return 0 if method == self.baseline or len(self.methods) == 1 else 1 + others.index(method) % 7
+
     def runs_of(self, method: str) -> list[Run]:
         """The runs of one method, by seed."""
         own = [run for run, label in zip(self.runs, self.labels, strict=True) if label == method]
         return sorted(own, key=lambda run: int(run.result["seed"]))
 
     def accuracy(self, method: str) -> FloatArray:
-        """Accuracy per class in per cent, mean over seeds, shape (k,); NaN for a class without test images."""
+        """Accuracy per class in per cent, mean over seeds, shape (k,); NaN without test images."""
         # Through float, null becomes NaN.
         listed = [run.result["error_per_class"] for run in self.runs_of(method)]
         right = 100 - np.array(listed, dtype=np.float64)
@@ -98,8 +103,8 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
     """Check that runs may stand on one page.
 
     Raises:
-        UserError: if there is no run, if data set, imbalance factor, network or classes differ, if a seed of a
-            method comes twice, or if no run belongs to the baseline.
+        UserError: if there is no run, if data set, imbalance factor, network or classes differ, if a seed of
+            a method comes twice, or if no run belongs to the baseline.
     """
     if not runs:
         raise UserError("no run to report on; give at least one run folder")

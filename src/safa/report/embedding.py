@@ -71,9 +71,13 @@ def embed(features: Features, classes: list[int]) -> Embedding | str:
         return f"only {len(rows)} features are stored for the classes shown, too few to embed"
     if np.ptp(points, axis=0).max() == 0:
         return "all stored features are the same point"
-    from sklearn.manifold import TSNE  # takes a second to import, and only this needs it
+    # Takes seconds to import, and only this needs it.
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     start = "pca" if points.shape[1] >= 2 else "random"
-    method = TSNE(perplexity=min(30, (len(rows) - 1) / 3), init=start, learning_rate="auto", random_state=0)
-    plane = np.asarray(method.fit_transform(points), dtype=np.float64)
+    method = TSNE(perplexity=min(30, (len(rows) - 1) / 3), init=start, random_state=0)
+    # Few points: threads would only wait for each other, for minutes where other work keeps the cores busy.
+    with threadpool_limits(1):
+        plane = np.asarray(method.fit_transform(points), dtype=np.float64)
     return Embedding(plane, features.labels[rows], features.kind[rows])

@@ -62,11 +62,17 @@ def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str
     ]
     many = _gap(pair, "many") if group != "many" else None
     if many is not None:
-        verb = "pay" if many.mean > 0 else "do not pay"
-        sentences.append(f"The frequent classes {verb} for it: {many.text(1, signed=True)} points of error.")
+        sentences.append(_price(many))
     if rare is not None and rare.sd is None:
         sentences.append("One seed: the spread is unknown, so read small differences as noise.")
     return " ".join(sentences)
+
+
+def _price(many: Difference) -> str:
+    amount = f"{many.text(signed=True)} points of error"
+    if many.sd is not None and not many.is_clear:
+        return f"On the frequent classes no clear change: {amount}."
+    return f"The frequent classes {'pay for it' if many.mean > 0 else 'do not pay for it'}: {amount}."
 
 
 def _from_to(pair: Paired, theirs: Row, ours: Row, figure: str) -> str:
@@ -76,8 +82,8 @@ def _from_to(pair: Paired, theirs: Row, ours: Row, figure: str) -> str:
         return "not known"
     over = f", lower in {gap.wins} of {gap.n} seeds" if gap.n > 1 else ""
     return (
-        f"{before.mean:.1f} % with {pair.baseline}, {after.mean:.1f} % with {pair.method}, "
-        f"a difference of {gap.text(1, signed=True)} points{over}"
+        f"{before.mean:.2f} % with {pair.baseline}, {after.mean:.2f} % with {pair.method}, "
+        f"a difference of {gap.text(signed=True)} points{over}"
     )
 
 
@@ -90,7 +96,7 @@ def _single(comparison: Comparison, row: Row) -> Headline:
     seeds = "one seed" if row.n == 1 else f"{row.n} seeds"
     return Headline(
         f"{row.label} gets {right}{others}",
-        f"Its test error over all classes is {row.last.text(1)} % ({seeds}). Rare means "
+        f"Its test error over all classes is {row.last.text()} % ({seeds}). Rare means "
         f"{describe_group(comparison, comparison.rare_group)}. With a second method on this page, the same "
         "sections show what it changes.",
     )
@@ -99,7 +105,7 @@ def _single(comparison: Comparison, row: Row) -> Headline:
 def _unpaired(comparison: Comparison, rows: dict[str, Row]) -> Headline:
     group = comparison.rare_group
     errors = {label: getattr(row, group) for label, row in rows.items()}
-    listed = ", ".join(f"{figure.text(1)} % with {label}" for label, figure in errors.items() if figure)
+    listed = ", ".join(f"{figure.text()} % with {label}" for label, figure in errors.items() if figure)
     return Headline(
         f"No method shares a seed with {comparison.baseline}, so nothing is compared",
         f"Test error on {describe_group(comparison, group)}: {listed or 'not known'}. Differences between "

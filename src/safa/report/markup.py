@@ -73,6 +73,12 @@ def figure(spread: Spread | None, *, digits: int = 2, signed: bool = False, styl
     return f'{mean} <span class="sd">± {sd}</span>' if sd else mean
 
 
+def panel(title: str, chart: str, description: str) -> str:
+    """A chart under its title, for a grid of panels."""
+    plot = f'<div class="plot" role="img" aria-label="{escaped(description)}">{chart}</div>'
+    return f"<figure><h3>{escaped(title)}</h3>{plot}</figure>"
+
+
 def absent(reason: str) -> str:
     """Say what a section lacks and why."""
     return f'<p class="absent">{escaped(reason[:1].upper() + reason[1:])}.</p>'

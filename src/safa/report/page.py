@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a run or a comparison: no script, no external file, light, dark and printed."""
+"""One self-contained HTML page for a run or a comparison: no script, no external file."""
 
 from __future__ import annotations
 

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safa.report import charts, confusion, curves, embedding
+from safa.report import charts, class_charts, confusion, curves, embedding
 from safa.report.comparison import Comparison
 from safa.report.headline import CLEAR_NOTE, describe_group
-from safa.report.markup import absent, escaped, figure, key, keys, table
+from safa.report.markup import absent, escaped, figure, key, keys, panel, table
 from safa.report.rows import Row, paired, summarise
 from safa.report.runs import Run
-from safa.report.svg import responsive
+from safa.report.svg import MARKERS, responsive
 from safa.report.tables import BEST_NOTE
 
 MOST_PANELS = 4
 MOST_CLASSES_LISTED = 1000
 
 PROTOCOL = (
-    "Every figure is taken at the last epoch. The test set chose nothing: neither the epoch nor any setting. "
-    "The column “best on test*” breaks this rule on purpose, takes the epoch with the lowest test error, and "
-    "stands there only for comparison with work that reports it."
+    "Every figure is of the last epoch: no epoch was chosen on the test set. The column “best on test*” breaks this "
+    "rule on purpose, takes the epoch with the lowest test error, and stands there only for comparison with "
+    "work that reports it."
 )
 
 
@@ -42,10 +42,10 @@ def summary(comparison: Comparison) -> str:
     best = ("best on test*", "best")
     shown = [*[column for column in columns if any(getattr(row, column[1]) for row in rows)], best]
     body = [[escaped(row.label), str(row.n), *_errors(row, rows, shown)] for row in rows]
-    grouped = "; ".join(describe_group(comparison, group).removeprefix("the ") for group in comparison.groups)
+    grouped = "; ".join(describe_group(comparison, group) for group in comparison.groups)
     note = (
-        f"Top-1 error in per cent of the test set at the last epoch, lower is better; mean ± sample standard "
-        f"deviation over n seeds; lowest mean in bold. Groups: {grouped}. {BEST_NOTE}"
+        f"Top-1 error in per cent of the test set at the last epoch, lower is better; mean ± sample "
+        f"standard deviation over seeds; lowest mean in bold. Groups: {grouped}. {BEST_NOTE}"
     )
     return (
         table(["method", "seeds", *(title for title, _ in shown)], body, figures_from=1)
@@ -88,12 +88,12 @@ def tail(comparison: Comparison) -> str:
     counts = comparison.counts
     _, ratio = comparison.head_classes()
     text = (
-        f"{counts.sum():,} training images in {len(counts)} classes; the largest class has {counts.max():,}, the "
-        f"smallest {counts.min():,}. Head classes, from which SAFA takes its directions, are the largest "
+        f"{counts.sum():,} training images in {len(counts)} classes; the largest class has {counts.max():,}, "
+        f"the smallest {counts.min():,}. Head classes, from which SAFA takes its directions, are the largest "
         f"{100 * ratio:g} % of the classes by count."
     )
     chart = responsive(
-        lambda width: charts.tail(comparison, width), "Training images per class, largest first"
+        lambda width: class_charts.tail(comparison, width), "Training images per class, largest first"
     )
     return f"<p>{escaped(text)}</p>{_group_keys(comparison)}<figure>{chart}</figure>"
 
@@ -113,22 +113,24 @@ def _group_keys(comparison: Comparison) -> str:
 def _method_keys(comparison: Comparison, methods: Sequence[str] | None = None) -> str:
     entries = []
     for method in comparison.methods if methods is None else methods:
-        index = charts.method_index(comparison, method)
+        index = comparison.ink(method)
         role = "baseline" if method == comparison.baseline else ""
-        entries.append(key(method, charts.MARKERS[index], f"method-{index}", group=role))
+        entries.append(key(method, MARKERS[index], f"method-{index}", group=role))
     return keys(entries)
 
 
 def accuracy(comparison: Comparison) -> str:
     """Accuracy per class, sorted by frequency."""
-    many_classes = len(comparison.counts) > charts.NAMED_CLASSES
+    many_classes = len(comparison.counts) > class_charts.NAMED_CLASSES
     how = (
         "A point is a class, the line a running mean over a tenth of the classes."
         if many_classes
         else "The figure beside a name is the number of training images."
     )
     seeds = " Mean over the seeds of a method." if len(comparison.runs) > len(comparison.methods) else ""
-    chart = responsive(lambda width: charts.accuracy(comparison, width), "Accuracy per class by frequency")
+    chart = responsive(
+        lambda width: class_charts.accuracy(comparison, width), "Accuracy per class by frequency"
+    )
     return (
         f"{_method_keys(comparison)}<figure>{chart}<figcaption>{how}{seeds}</figcaption></figure>"
         f"{_class_table(comparison)}"
@@ -161,7 +163,7 @@ def changes(comparison: Comparison) -> str:
         return absent(
             f"only {comparison.methods[0]} is on this page; give a second method's run to compare with"
         )
-    chart = responsive(lambda width: charts.changes(comparison, width), "Change of accuracy per class")
+    chart = responsive(lambda width: class_charts.changes(comparison, width), "Change of accuracy per class")
     others = [method for method in comparison.methods if method != comparison.baseline]
     told = "".join(f"<li>{_told_changes(comparison, method)}</li>" for method in others)
     return (
@@ -179,8 +181,8 @@ def _told_changes(comparison: Comparison, method: str) -> str:
     most = [c for c in ranked[:3] if gain[c] > 0]
     least = [c for c in ranked[::-1][:3] if gain[c] < 0]
     sentence = (
-        f"<strong>{escaped(method)}</strong>: of {len(rare)} {comparison.rare_group}-shot classes {up} gain, {down} "
-        f"lose, {len(rare) - up - down} stay."
+        f"<strong>{escaped(method)}</strong>: of {len(rare)} {comparison.rare_group}-shot classes {up} gain, "
+        f"{down} lose, {len(rare) - up - down} stay."
     )
     gains = f" Largest gains: {_listed(comparison, most, gain)}." if most else ""
     losses = f" Largest losses: {_listed(comparison, least, gain)}." if least else ""
@@ -208,8 +210,9 @@ def training(comparison: Comparison) -> str:
         lambda width: charts.training(comparison, panels, stages, width), "Training curves by epoch"
     )
     caption = (
-        "Lines are means over the seeds of a method, bands span lowest to highest seed, the dot is the last epoch. "
-        "A dotted line marks where a stage begins. Terms are shown before weighting. The test error is only watched."
+        "Lines are means over the seeds of a method, bands span lowest to highest seed, the dot is the last "
+        "epoch. A dotted line marks where a stage begins. Terms are shown before weighting. The test error is "
+        "only watched."
     )
     note = absent(f"without {gaps}") if gaps else ""
     return f"{_method_keys(comparison)}<figure>{chart}<figcaption>{caption}</figcaption></figure>{note}"
@@ -232,7 +235,7 @@ def mistakes(comparison: Comparison) -> str:
 
 
 def _focus(comparison: Comparison) -> list[str]:
-    """The methods there is room for: all, or the baseline and those with the lowest error on the rare classes."""
+    """The methods there is room for: the baseline and those with the lowest error on the rare classes."""
     if len(comparison.methods) <= MOST_PANELS:
         return list(comparison.methods)
     rows = {row.label: getattr(row, comparison.rare_group) for row in summarise(comparison.lines)}
@@ -258,14 +261,13 @@ def _destinations(comparison: Comparison) -> str:
 
 def _matrices(comparison: Comparison, drawn: dict[str, confusion.Mistakes]) -> str:
     panels = "".join(
-        f'<figure><h3>{escaped(method)}</h3><div class="plot" role="img" '
-        f'aria-label="Confusion matrix of {escaped(method)}">{charts.mistaken(comparison, found)}</div></figure>'
+        panel(method, charts.mistaken(comparison, found), f"Confusion matrix of {method}")
         for method, found in drawn.items()
     )
     rows = len(next(iter(drawn.values())).classes)
     caption = (
-        f"The {rows} rarest classes by row, what they are taken for by column. Grey is right, colour is the group of "
-        "the mistake; the fuller, the larger the share of the row."
+        f"The {rows} rarest classes by row, what they are taken for by column. Grey is right, colour is the "
+        "group of the mistake; the fuller, the larger the share of the row."
     )
     left_out = len(comparison.methods) - len(drawn)
     more = f" {left_out} further methods are in the bars above only." if left_out > 0 else ""
@@ -312,9 +314,9 @@ def features(comparison: Comparison) -> str:
     heads, tails = embedding.shown_classes(comparison)
     panels = "".join(_embedding_panel(method, run, [*heads, *tails]) for method, run in stored.items())
     caption = (
-        "t-SNE of the penultimate features, one per network, first seed; at most 100 features per class and kind. "
-        "Distances between panels mean nothing. Shown are the largest head classes, and the tail classes with the "
-        "most generated features."
+        "t-SNE of the penultimate features, one per network, first seed; at most 100 features per class and "
+        "kind. Distances between panels mean nothing. Shown are the largest head classes, and the tail classes "
+        "with the most generated features."
     )
     note = absent(f"without {gaps}") if gaps else ""
     return (
@@ -339,58 +341,49 @@ def _embedding_panel(method: str, run: Run, classes: list[int]) -> str:
     assert run.features is not None
     drawn = embedding.embed(run.features, classes)
     if isinstance(drawn, str):
-        inner = absent(drawn)
-    else:
-        label = f"t-SNE of the features of {escaped(method)}"
-        inner = f'<div class="plot" role="img" aria-label="{label}">{charts.features(drawn, classes)}</div>'
-    return f"<figure><h3>{escaped(method)}</h3>{inner}</figure>"
+        return f"<figure><h3>{escaped(method)}</h3>{absent(drawn)}</figure>"
+    return panel(method, charts.features(drawn, classes), f"t-SNE of the features of {method}")
 
 
 def settings(comparison: Comparison) -> str:
-    """Where every figure comes from."""
-    body = [_provenance(label, run) for label, run in zip(comparison.labels, comparison.runs, strict=True)]
-    headings = [
-        *(
-            "method",
-            "seed",
-            "recipe",
-            "epochs",
-            "of them reused",
-            "time",
-            "device",
-            "torch",
-            "safa",
-            "commit",
-        ),
-        *("subset", "run folder"),
-    ]
+    """Where every figure comes from: what all runs share in one sentence, what differs in a table."""
+    runs = [_provenance(label, run) for label, run in zip(comparison.labels, comparison.runs, strict=True)]
+    always = ("method", "seed", "run folder")
+    differing = [name for name in runs[0] if name in always or len({run[name] for run in runs}) > 1]
+    shared = [f"{name} {runs[0][name]}" for name in runs[0] if name not in differing]
+    body = [[run[name] for name in differing] for run in runs]
     recipes = {label: run.recipe for label, run in zip(comparison.labels, comparison.runs, strict=True)}
     listed = "".join(
         f"<details><summary>recipe.yaml of {escaped(label)}</summary><pre>{escaped(text)}</pre></details>"
         for label, text in recipes.items()
         if text
     )
-    return f"<p>{PROTOCOL}</p>{_subset_note(comparison)}{table(headings, body, figures_from=99)}{listed}"
+    return (
+        f"<p>{PROTOCOL}</p>{_subset_note(comparison)}"
+        f"<p>{'All runs' if len(runs) > 1 else 'The run'}: {', '.join(shared)}.</p>"
+        f"{table(differing, body, figures_from=99)}{listed}"
+    )
 
 
-def _provenance(label: str, run: Run) -> list[str]:
+def _provenance(label: str, run: Run) -> dict[str, str]:
     line = run.result
-    device = " ".join(str(line[key]) for key in ("device", "precision") if line.get(key))
+    known = {key: escaped(value) for key, value in line.items() if value not in (None, "")}
     seconds = line.get("seconds")
-    return [
-        escaped(label),
-        escaped(line["seed"]),
-        escaped(line["recipe"]),
-        escaped(line["epochs"]),
-        escaped(line.get("reused_epochs") or "–"),
-        _duration(seconds) if isinstance(seconds, int | float) else "–",
-        escaped(device or "–"),
-        escaped(line.get("torch") or "–"),
-        escaped(line.get("version") or "–"),
-        _hash(line.get("commit")),
-        _hash(line.get("subset_sha256")),
-        escaped(run.name),
-    ]
+    return {
+        "method": escaped(label),
+        "seed": known["seed"],
+        "run folder": escaped(run.name),
+        "recipe": known.get("recipe", "–"),
+        "epochs": known["epochs"],
+        "reused epochs": known.get("reused_epochs", "–"),
+        "time": _duration(seconds) if isinstance(seconds, int | float) else "–",
+        "device": known.get("device", "–"),
+        "precision": known.get("precision", "–"),
+        "torch": known.get("torch", "–"),
+        "safa": known.get("version", "–"),
+        "commit": _hash(line.get("commit")),
+        "subset": _hash(line.get("subset_sha256")),
+    }
 
 
 def _hash(value: object) -> str:
@@ -400,10 +393,10 @@ def _hash(value: object) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
+    if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes} min"
 
 
 def _subset_note(comparison: Comparison) -> str:
@@ -415,8 +408,8 @@ def _subset_note(comparison: Comparison) -> str:
     if not mixed:
         return ""
     return absent(
-        f"the methods did not train on the same images for seed {', '.join(mixed)}: the subset hashes differ, so "
-        "part of a difference may come from the draw"
+        f"the methods did not train on the same images for seed {', '.join(mixed)}: the subset hashes "
+        "differ, so part of a difference may come from the draw"
     )
 
 

@@ -1,7 +1,7 @@
 """matplotlib figures as inline SVG that takes its colours and font from the page's style sheet.
 
-A figure is drawn once in placeholder colours. In the SVG each placeholder becomes a CSS variable, so one chart serves
-the light page, the dark page and the printed page.
+A figure is drawn once in placeholder colours. In the SVG each placeholder becomes a CSS variable, so one
+chart serves the light page, the dark page and the printed page.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 WIDE, NARROW = 860, 360  # CSS pixels: a column of text on a desk, a phone held upright
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # by a method's number in the palette
 
 _COLOURS = (
     *("ink", "muted", "rule", "paper", "right"),
@@ -29,11 +30,12 @@ _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page's font
     "text.parse_math": False,  # a class may be called "$5"
     "font.family": "DejaVu Sans",  # comes with matplotlib; measures a little wider than what browsers use
-    "font.size": 11,
+    "font.size": 12,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "axes.linewidth": 0.8,
-    "axes.titlesize": 12,
+    "axes.titlesize": 12.5,
+    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -99,6 +101,11 @@ def _own_ids(text: str) -> str:
 
 def _rounded(numbers: str) -> str:
     return re.sub(r"-?\d+\.\d+", lambda match: f"{float(match[0]):.1f}".removesuffix(".0"), numbers)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, cut to ``most`` characters where it is longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def responsive(draw: Callable[[int], str], description: str) -> str:

@@ -1,0 +1,269 @@
+"""Image folders of every layout, and the mistakes people make with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from safa.data import folder as folders
+from safa.data.images import decode
+from safa.data.sources import load_source
+from safa.errors import UserError
+
+
+def paint(path: Path, value: int = 0, size: tuple[int, int] = (40, 40)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 255 - value, 7)).save(path)
+    return path
+
+
+def fill(folder: Path, classes: dict[str, int], ending: str = ".png") -> None:
+    for number, (name, images) in enumerate(classes.items()):
+        for index in range(images):
+            paint(folder / name / f"{index:03d}{ending}", value=20 * number + index)
+
+
+@pytest.fixture
+def three(tmp_path):
+    """train/, val/ and test/ of three classes."""
+    fill(tmp_path / "train", {"cat": 4, "ant": 3, "bee": 2})
+    fill(tmp_path / "val", {"ant": 1, "bee": 1})
+    fill(tmp_path / "test", {"ant": 2, "bee": 1, "cat": 1})
+    return tmp_path
+
+
+def test_class_names_are_the_sorted_folder_names_in_every_split(three):
+    source = load_source(str(three), image_size=32)
+    assert source.class_names == ("ant", "bee", "cat")
+    assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert source.validation.labels.tolist() == [0, 1]
+    assert source.test.labels.tolist() == [0, 0, 1, 2]
+    assert (source.skipped, source.notes) == ((), ())
+
+
+def test_images_are_decoded_in_the_order_of_their_names(three):
+    source = load_source(str(three), image_size=32)
+    assert source.train.images.shape == (9, 3, 32, 32)
+    assert source.train.images[:, 0, 0, 0].tolist() == [20, 21, 22, 40, 41, 0, 1, 2, 3]
+    assert source.train.paths == ()
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_validation_folder_has_three_usual_names(tmp_path, name):
+    fill(tmp_path / "train", {"a": 5, "b": 5})
+    fill(tmp_path / "test", {"a": 1})
+    fill(tmp_path / name, {"b": 2})
+    assert load_source(str(tmp_path), image_size=32).validation.labels.tolist() == [1, 1]
+
+
+def test_without_a_test_folder_a_fifth_of_each_class_is_kept_and_said(tmp_path):
+    fill(tmp_path / "train", {"a": 20, "b": 10, "c": 3})
+    source = load_source(str(tmp_path), image_size=32)
+    assert np.bincount(source.test.labels).tolist() == [4, 2]
+    assert np.bincount(source.train.labels).tolist() == [16, 8, 3]
+    assert source.notes == (
+        "no test split: 6 training images (20% of each class) are kept for it; "
+        "1 of 3 classes are too small to give one",
+    )
+    assert load_source(str(tmp_path), image_size=32).fingerprint == source.fingerprint
+
+
+def test_class_folders_alone_are_a_training_split_and_said(tmp_path):
+    fill(tmp_path, {"a": 10, "b": 5})
+    source = load_source(str(tmp_path), image_size=32)
+    assert source.class_names == ("a", "b")
+    assert "no train/ folder" in source.notes[0]
+    assert len(source.train) + len(source.test) == 15
+
+
+def test_too_few_images_to_cut_a_test_split_is_said(tmp_path):
+    fill(tmp_path, {"a": 4, "b": 4})
+    with pytest.raises(UserError, match="no class has the 5 images it takes to cut one"):
+        load_source(str(tmp_path))
+
+
+def test_large_data_sets_stay_on_disk_with_the_same_labels(three):
+    here = load_source(str(three), image_size=32)
+    there = load_source(str(three), image_size=32, in_memory_limit=1000)
+    assert there.train.images is None
+    assert len(there.train.paths) == 9
+    for name in ("train", "validation", "test"):
+        ours, theirs = getattr(here, name), getattr(there, name)
+        assert ours.labels.tolist() == theirs.labels.tolist()
+        assert np.array_equal(ours.images, [decode(path, 32) for path in theirs.paths])
+    assert there.mean == pytest.approx(here.mean)
+    assert there.std == pytest.approx(here.std)
+
+
+def test_the_limit_counts_the_bytes_of_all_splits(three):
+    exact = 15 * 3 * 32 * 32
+    assert load_source(str(three), image_size=32, in_memory_limit=exact).train.images is not None
+    assert load_source(str(three), image_size=32, in_memory_limit=exact - 1).train.images is None
+
+
+def test_statistics_are_those_of_the_training_images(three):
+    source = load_source(str(three), image_size=32)
+    pixels = source.train.images / 255
+    assert source.mean == pytest.approx(pixels.mean(axis=(0, 2, 3)).tolist())
+    assert source.std[:2] == pytest.approx(pixels.std(axis=(0, 2, 3)).tolist()[:2])
+    assert source.std[2] == 1 / 255  # a constant channel
+
+
+@pytest.mark.parametrize(("side", "expected"), [(28, 32), (40, 32), (64, 64), (100, 96), (300, 224)])
+def test_the_default_image_size_is_224_or_what_smaller_images_allow(tmp_path, side, expected):
+    for name in "ab":
+        for index in range(5):
+            paint(tmp_path / name / f"{index}.png", size=(side, side + 30))
+    source = load_source(str(tmp_path))
+    assert source.image_size == expected
+    assert f"images are read at {expected}×{expected}" in source.notes
+    assert source.default_augmentation == ("resized_crop" if expected >= 96 else "crop_flip")
+
+
+def test_other_files_hidden_ones_and_deeper_folders_do_not_disturb(three):
+    for name in (
+        ".DS_Store",
+        "Thumbs.db",
+        "ant/.hidden.png",
+        "ant/notes.txt",
+        "__MACOSX/x.png",
+        ".git/x.png",
+    ):
+        path = three / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("no image")
+    paint(three / "train" / "ant" / "deeper" / "still" / "x.PNG", value=99)
+    source = load_source(str(three), image_size=32)
+    assert source.class_names == ("ant", "bee", "cat")
+    assert np.bincount(source.train.labels).tolist() == [4, 2, 4]
+
+
+def test_links_that_lead_in_circles_or_to_other_classes_are_not_entered_twice(three):
+    (three / "train" / "ant" / "loop").symlink_to(three / "train" / "ant")
+    (three / "train" / "ant" / "up").symlink_to(three)
+    (three / "train" / "ant" / "self").symlink_to(three / "train" / "ant" / "self")
+    (three / "train" / "bee" / "cousin").symlink_to(three / "train" / "cat")
+    assert np.bincount(load_source(str(three), image_size=32).train.labels).tolist() == [3, 2, 4]
+
+
+def test_a_class_folder_may_itself_be_a_link(tmp_path):
+    fill(tmp_path / "elsewhere", {"images": 5})
+    fill(tmp_path / "data", {"a": 5})
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere" / "images")
+    assert load_source(str(tmp_path / "data")).class_names == ("a", "b")
+
+
+def test_a_class_folder_without_an_image_is_named(three):
+    (three / "train" / "dog").mkdir()
+    (three / "train" / "dog" / "readme.txt").touch()
+    with pytest.raises(UserError, match=r"1 of 4 classes of .* have no training image: dog; add images"):
+        load_source(str(three))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_class_that_is_not_among_the_training_classes_is_named(three, split):
+    paint(three / split / "dog" / "x.png")
+    with pytest.raises(UserError, match=r"has the class 'dog', which is not among .*\['ant', 'bee', 'cat'\]"):
+        load_source(str(three))
+
+
+def test_a_test_folder_without_images_is_named(tmp_path):
+    fill(tmp_path / "train", {"a": 5, "b": 5})
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"test' holds no image"):
+        load_source(str(tmp_path))
+
+
+def test_a_test_folder_without_a_train_folder_is_refused(tmp_path):
+    fill(tmp_path / "test", {"a": 5, "b": 5})
+    with pytest.raises(UserError, match="has test but no train/CLASS/ folders"):
+        load_source(str(tmp_path))
+
+
+def test_a_folder_of_loose_images_is_refused(tmp_path):
+    paint(tmp_path / "x.png")
+    with pytest.raises(UserError, match="no class folders in"):
+        load_source(str(tmp_path))
+
+
+def test_a_single_class_is_refused(tmp_path):
+    fill(tmp_path, {"a": 5})
+    with pytest.raises(UserError, match="has one class, 'a'; classification needs at least two"):
+        load_source(str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_read_is_named(three, monkeypatch):
+    # As root every folder can be read, so the refusal is made here.
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(folders.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot read the folder .*train': Permission denied"):
+        load_source(str(three))
+
+
+@pytest.fixture
+def seven_broken(three):
+    for index in range(6):
+        (three / "train" / "cat" / f"broken{index}.jpg").write_bytes(b"broken")
+    (three / "test" / "bee" / "empty.png").touch()
+    return three
+
+
+@pytest.mark.parametrize("limit", [2**30, 1000])
+def test_corrupt_files_stop_with_the_first_names_and_the_count(seven_broken, limit):
+    with pytest.raises(
+        UserError, match=r"7 of the image files .* train/cat/broken0\.jpg \(not a known image"
+    ) as caught:
+        load_source(str(seven_broken), in_memory_limit=limit)
+    assert "and 2 more" in str(caught.value)
+    assert "on_corrupt='skip'" in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [2**30, 1000])
+def test_corrupt_files_are_skipped_by_name_when_asked(seven_broken, limit):
+    source = load_source(str(seven_broken), image_size=32, on_corrupt="skip", in_memory_limit=limit)
+    assert source.skipped == (*(f"train/cat/broken{i}.jpg" for i in range(6)), "test/bee/empty.png")
+    assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert source.test.labels.tolist() == [0, 0, 1, 2]
+    if source.train.images is not None:
+        assert source.train.images[:, 0, 0, 0].tolist() == [20, 21, 22, 40, 41, 0, 1, 2, 3]
+
+
+def test_a_file_damaged_in_the_middle_is_found_among_the_statistics_sample(three):
+    path = three / "train" / "cat" / "middle.png"
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[200:5000] = bytes(4800)
+    path.write_bytes(bytes(content))
+    source = load_source(str(three), image_size=32, on_corrupt="skip", in_memory_limit=1000)
+    assert source.skipped == ("train/cat/middle.png",)
+    assert np.bincount(source.train.labels).tolist() == [3, 2, 4]
+
+
+@pytest.mark.parametrize("limit", [2**30, 1000])
+def test_a_class_whose_images_are_all_corrupt_is_an_error_even_when_skipping(three, limit):
+    for path in (three / "train" / "bee").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="have no training image: bee"):
+        load_source(str(three), on_corrupt="skip", in_memory_limit=limit)
+
+
+def test_a_test_split_whose_images_are_all_corrupt_is_an_error(tmp_path):
+    fill(tmp_path / "train", {"a": 2, "b": 2})
+    fill(tmp_path / "test", {"a": 1})
+    (tmp_path / "test" / "a" / "000.png").write_bytes(b"")
+    with pytest.raises(UserError, match="no image of the test split"):
+        load_source(str(tmp_path), on_corrupt="skip")
+
+
+def test_a_relative_name_starts_from_root(three):
+    assert load_source(three.name, root=str(three.parent), image_size=32).class_names == ("ant", "bee", "cat")
+
+
+def test_names_in_any_script_work(tmp_path):
+    fill(tmp_path, {"猫": 5, "naïve & co (2)": 5})
+    assert load_source(str(tmp_path)).class_names == ("naïve & co (2)", "猫")
