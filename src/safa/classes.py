@@ -1,4 +1,4 @@
-"""Which classes are head classes. Plain Python, since the torch core and the torch-free data side both ask."""
+"""Which classes are head classes. Plain Python: the torch core and the torch-free data side both ask."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from safa.errors import UserError
 
 
 def head_classes(class_counts: Sequence[int], head_ratio: float = 0.2) -> list[bool]:
-    """Mask over classes: the top ``int(k * head_ratio)`` of k classes by count, at least one.  [SAFA section 4.1]
+    """Mask over classes: the top ``int(k * head_ratio)`` of k by count, at least one.  [SAFA section 4.1]
 
     Args:
         class_counts: training images per class, in any order.
         head_ratio: beta, in (0, 1).
 
     Reading:
-        RSG's code takes the first classes for CIFAR and repeats an arg-max for the large sets. Both are the top by
-        count, with ties to the lower index.
+        RSG's code takes the first classes for CIFAR and repeats an arg-max for the large sets. Both are the
+        top by count, with ties to the lower index.
+
+    Raises:
+        UserError: if there are fewer than two classes, or ``head_ratio`` is outside (0, 1).
     """
     if not 0 < head_ratio < 1:
         raise UserError(f"head_ratio is the share of classes that are head, in (0, 1), got {head_ratio}")
     if len(class_counts) < 2:
         raise UserError(f"head and tail need at least two classes, got class_counts of {len(class_counts)}")
-    by_count = sorted(range(len(class_counts)), key=lambda c: -class_counts[c])  # stable, so ties keep their order
-    head = set(by_count[: max(1, int(len(class_counts) * head_ratio))])
+    # The sort is stable, so ties keep their order.
+    by_count = sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
+    head = set(by_count[: max(1, int(round(len(class_counts) * head_ratio, 6)))])
     return [c in head for c in range(len(class_counts))]

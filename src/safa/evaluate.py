@@ -44,9 +44,14 @@ def predict(model: nn.Module, batches: Batches) -> Predictions:
     return Predictions(*(torch.cat(rows).cpu().numpy() for rows in (labels, predictions, confidence)))
 
 
+def percent(share: float) -> float:
+    """A share as per cent, to four places: what ten thousand images resolve."""
+    return round(100 * float(share), 4)
+
+
 def error(predicted: Predictions) -> float:
     """Top-1 error over all images, in per cent."""
-    return 100 * float(1 - predicted.correct.mean())
+    return percent(1 - predicted.correct.mean())
 
 
 def error_per_class(predicted: Predictions, num_classes: int) -> Floats:
@@ -61,7 +66,7 @@ def error_per_group(predicted: Predictions, groups: Mapping[str, NDArray[np.bool
     errors: dict[str, float | None] = {}
     for name, classes in groups.items():
         chosen = classes[predicted.labels]
-        errors[name] = 100 * float(1 - predicted.correct[chosen].mean()) if chosen.any() else None
+        errors[name] = percent(1 - predicted.correct[chosen].mean()) if chosen.any() else None
     return errors
 
 
@@ -72,7 +77,7 @@ def expected_calibration_error(predicted: Predictions, bins: int = 15) -> float:
     """
     bin_of = np.clip(np.ceil(predicted.confidence.astype(float) * bins).astype(int) - 1, 0, bins - 1)
     surplus = np.bincount(bin_of, weights=predicted.correct - predicted.confidence.astype(float), minlength=bins)
-    return 100 * float(np.abs(surplus).sum() / len(bin_of))
+    return percent(np.abs(surplus).sum() / len(bin_of))
 
 
 def summary(predicted: Predictions, groups: Mapping[str, NDArray[np.bool_]]) -> dict[str, float | None]:

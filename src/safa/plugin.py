@@ -31,16 +31,18 @@ class PlugIn(nn.Module):
 
     Args:
         model: maps images (b, …) to logits (b, k); trained by the loop around it.
-        before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from the
-            input to the output must cross it once. The model's own attribute ``before`` when left out.
+        before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from
+            input to output must cross it once. The model's own attribute ``before`` when left out.
         augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
 
     Raises:
-        UserError: if there is no such layer, or the model was compiled: then a hook is ignored without a word.
+        UserError: if there is no such layer, or the model was compiled and would ignore a hook silently.
             Attach first, then ``torch.compile(plug)``; the augmenter itself runs uncompiled.
     """
 
-    def __init__(self, model: nn.Module, before: str | None = None, augmenter: Augmenter | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, before: str | None = None, augmenter: Augmenter | None = None
+    ) -> None:
         super().__init__()
         if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
             raise UserError(
@@ -71,8 +73,8 @@ class PlugIn(nn.Module):
             labels: shape (b,), int64; may be left out where nothing is augmented.
 
         Raises:
-            UserError: if labels are missing or not one class id per image while augmenting, if the layer is not
-                crossed exactly once by every path, or if the model returns anything but logits.
+            UserError: if labels are missing or not one class id per image while augmenting, if the layer is
+                not crossed exactly once by every path, or if the model returns anything but logits.
         """
         augmenter = self.augmenter
         if augmenter is None or not self.training or not (augmenter.active or augmenter.learns_while_idle):
@@ -93,21 +95,24 @@ class PlugIn(nn.Module):
                 )
             if not inputs or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(labels):
                 raise UserError(
-                    f"the first input of {self.before!r} is not one row per image, so it cannot be augmented; "
-                    "PlugIn.probe lists the layers that can"
+                    f"the first input of {self.before!r} is not one row per image and cannot be augmented; "
+                    "PlugIn.probe lists what fits"
                 )
             seen.append(_named_errors(augmenter, inputs[0], labels, str(self.before)))
             return (seen[0].features, *inputs[1:])
 
         # A compiled plug-in compiles the network around the augmenter: traced, this closure would be compiled
         # anew in dozens of pieces, for the number of generated rows depends on the labels.
-        hook = torch.compiler.disable(augment)
+        hook = torch.compiler.disable(augment)  # type: ignore[no-untyped-call]
         try:
             with _hooked(self.model.get_submodule(str(self.before)), hook):
                 logits = self.model(images)
         except RuntimeError as error:
             self._explain(error, seen, images)
             raise
+        return self._output(logits, seen)
+
+    def _output(self, logits: Any, seen: list[Augmented]) -> Output:
         if not seen:
             raise UserError(
                 f"{self.before!r} was never reached in the forward pass, so nothing was augmented; "
@@ -133,7 +138,7 @@ class PlugIn(nn.Module):
     def probe(
         model: nn.Module, image_size: int | tuple[int, int], channels: int = 3, only: str | None = None
     ) -> list[Place]:
-        """The layers an augmenter can sit before, in the order they are reached, found by trying each of them.
+        """The layers an augmenter can sit before, in the order they are reached, found by trying each.
 
         Args:
             model: any network that maps (n, channels, height, width) to (n, k).
@@ -172,7 +177,8 @@ def _known_layer(model: nn.Module, before: str | None) -> str:
     top = [name for name, _ in model.named_children()]
     if before is None:
         raise UserError(
-            f"{type(model).__name__} names no default layer; pass before=…, one of {top} or a layer inside them"
+            f"{type(model).__name__} names no default layer; pass before=…, "
+            f"one of {top} or a layer inside them"
         )
     if not before or before not in names:
         hint = closest(before, names)
@@ -191,8 +197,8 @@ def _named_errors(augmenter: Augmenter, features: Tensor, labels: Tensor, before
 
 def _inside_branch(before: str) -> str:
     return (
-        f"{before!r} is not crossed by every path (a layer inside a residual branch gets another batch size than "
-        "its shortcut); name the block or stage around it, PlugIn.probe lists what fits"
+        f"{before!r} is not crossed by every path (a layer inside a residual branch gets another batch size "
+        "than its shortcut); name the block or stage around it, PlugIn.probe lists what fits"
     )
 
 

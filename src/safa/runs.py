@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,6 +135,47 @@ def forks_of(jobs: Sequence[Job], loaded: Mapping[str, LongTailed]) -> set[str]:
     return forks
 
 
+def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> dict[str, Any]:
+    """Test the network of a run folder anew, in float32, on the images it was made for.
+
+    Args:
+        folder: a run folder, finished or not.
+        split: ``test``, or ``validation`` where one was set aside.
+        root: where the data set lies now; where it lay in training when empty.
+
+    Returns:
+        ``error, error_many, error_medium, error_few, balanced_error, ece`` in per cent of the images, ``error_per_class``,
+        ``class_names``, ``class_counts``, ``epochs`` trained, and the logged ``error_best`` with its epoch.
+
+    Raises:
+        UserError: if the folder is no run, the split is empty, or the images are not those of the run.
+    """
+    job = job_of(folder, root)
+    described = json.loads((folder / "data.json").read_text())
+    data = load(job.recipe.data)
+    if data.subset.sha256 != described["subset_sha256"] or data.source.fingerprint != described["images_sha256"]:
+        raise UserError(f"the images of {data.source.name} differ from those {folder} was trained on; name their folder with --root")
+    trainer = Trainer(job.recipe, data, folder, _accelerator(job.recipe, Machine()), progress=Progress(False))
+    trainer.resume()
+    if split == "validation" and data.validation is None:
+        raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
+    predicted = trainer.predict(split)
+    return {"run": str(folder), "split": split, "epochs": trainer.done, **_figures(predicted, data), **_best(trainer)}
+
+
+def job_of(folder: Path, root: str | None = None) -> Job:
+    """The job a run folder was made for.
+
+    Raises:
+        UserError: if it is not the folder of a run.
+    """
+    for name in ("recipe.yaml", "data.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not the folder of a run: it holds no {name}")
+    recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
+    return Job(json.loads((folder / "data.json").read_text())["recipe"], recipe, folder)
+
+
 def with_seed(recipe: recipes.Recipe, seed: int) -> recipes.Recipe:
     """The same recipe under another seed of training; the drawn images stay."""
     return replace(recipe, seed=seed)
@@ -170,6 +212,7 @@ def _describe(job: Job, data: LongTailed) -> None:
     _refuse_another_recipe(job)
     source = data.source
     described = {
+        "recipe": job.name,
         "name": source.name,
         "class_names": list(source.class_names),
         "class_counts": data.class_counts,
@@ -203,11 +246,7 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     predicted = trainer.predict("test")
     _save_arrays(job.folder / "predictions.npz", vars(predicted))
     _save_arrays(job.folder / "features.npz", clouds.features(trainer))
-    per_class = evaluate.error_per_class(predicted, data.num_classes)
-    tested = [entry for entry in trainer.history if entry.get("test")]
-    best = min(tested, key=lambda entry: entry["test"]["error"], default=None)
-    by_group = evaluate.error_per_group(predicted, data.groups)
-    validated = trainer.predict("validation") if data.validation is not None else None
+    figures = _figures(predicted, data)
     return {
         "recipe": job.name,
         "dataset": data.source.name,
@@ -216,16 +255,10 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "method": job.recipe.method,
         "seed": job.recipe.seed,
         "epochs": job.recipe.epochs,
-        "error_last": evaluate.error(predicted),
-        "error_best": best["test"]["error"] if best else None,
-        "error_best_epoch": best["epoch"] if best else None,
-        **{f"error_{name}": value for name, value in by_group.items()},
-        "error_per_class": [None if np.isnan(value) else round(float(value), 4) for value in per_class],
-        "balanced_error": float(np.nanmean(per_class)),
-        "ece": evaluate.expected_calibration_error(predicted),
-        **({"error_validation": evaluate.error(validated)} if validated else {}),
-        "class_counts": data.class_counts,
-        "class_names": list(data.source.class_names),
+        "error_last": figures.pop("error"),
+        **_best(trainer),
+        **figures,
+        **_validation_error(trainer, data),
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
         "subset_sha256": data.subset.sha256,
         "precision": job.recipe.precision,
@@ -242,6 +275,29 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def _figures(predicted: evaluate.Predictions, data: LongTailed) -> dict[str, Any]:
+    per_class = evaluate.error_per_class(predicted, data.num_classes)
+    return {
+        **evaluate.summary(predicted, data.groups),
+        "error_per_class": [None if np.isnan(value) else round(float(value), 4) for value in per_class],
+        "balanced_error": round(float(np.nanmean(per_class)), 4),
+        "ece": evaluate.expected_calibration_error(predicted),
+        "class_counts": data.class_counts,
+        "class_names": list(data.source.class_names),
+    }
+
+
+def _best(trainer: Trainer) -> dict[str, Any]:
+    """The epoch that the test set itself would choose; only for comparison with papers that select so."""
+    tested = [entry for entry in trainer.history if entry.get("test")]
+    best = min(tested, key=lambda entry: entry["test"]["error"], default=None)
+    return {"error_best": best["test"]["error"] if best else None, "error_best_epoch": best["epoch"] if best else None}
+
+
+def _validation_error(trainer: Trainer, data: LongTailed) -> dict[str, float]:
+    return {"error_validation": evaluate.error(trainer.predict("validation"))} if data.validation is not None else {}
+
+
 def commit() -> str | None:
     """Commit of the code that runs, with ``+changes`` where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
@@ -254,8 +310,6 @@ def commit() -> str | None:
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    import io
-
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())

@@ -92,7 +92,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train what is left of the plan; raises ``Stopped`` when a signal asks for an end."""
-        if not self._resume():
+        if not self.resume():
             self._reuse_prefix()
         self._write_log()
         with StopRequest() as stop, self.progress:
@@ -302,7 +302,7 @@ class Trainer:
             self.stage = last.stage
             self.plug_before = last.stage.augmenter.before if last.stage.augmenter else None
 
-    def _resume(self) -> bool:
+    def resume(self) -> bool:
         """Go on from this folder's own checkpoint, if it has one."""
         path = self.folder / CHECKPOINT
         if not path.exists():

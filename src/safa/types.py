@@ -46,8 +46,8 @@ class Output:
 class Augmenter(Protocol):
     """Anything that can sit on the input of a layer: usually an ``nn.Module``.
 
-    ``active`` says whether rows may be generated. An augmenter that also learns while it generates nothing (RSG
-    learns its class centres from the first epoch) sets ``learns_while_idle`` and is then called while inactive.
+    ``active`` says whether rows may be generated. An augmenter that also learns while it generates nothing
+    (RSG learns its class centres from the first epoch) sets ``learns_while_idle`` and is then called too.
     """
 
     active: bool

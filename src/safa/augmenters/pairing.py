@@ -1,6 +1,7 @@
 """Random pairs of rows of one batch, without a loop over rows.
 
-Random numbers come from torch's global generator, as those of dropout do: seeding it makes a step reproducible.
+Random numbers come from torch's global generator, as those of dropout do: seeding it makes a step
+reproducible.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         labels: shape (n,), int64.
 
     Returns:
-        (first, second, single): indices into ``labels``. ``labels[first] == labels[second]``; ``single`` are the rows
-        left over, one for every class with an odd number of rows.
+        (first, second, single): indices into ``labels``. ``labels[first] == labels[second]``; ``single`` are
+        the rows left over, one for every class with an odd number of rows.
     """
     n = len(labels)
     shuffled = torch.randperm(n, device=labels.device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +19,29 @@ from safa.types import Augmented
 
 Layout = Literal["map", "tokens", "vector"]
 
+_DIMENSIONS = {"map": 4, "tokens": 3, "vector": 2}
+
 
 @dataclass(frozen=True)
 class Reading:
     """What the paper leaves open, chosen. ``docs/paper.md`` says why, and what was measured of each.
 
     Attributes:
-        reconstruction, mode_seeking_tail, mode_seeking_head, contrastive: lambda 1 to 4 of Eq. 1. At 0 a term is not
-            even computed.
-        start: ``identity``: every module begins as E(x) = x, D(delta, F) = delta, G(h) = h, so that the first generated
-            feature is the tail feature plus the raw head delta. ``random``: plain initialisation.
-        direction: ``to_partner``: the delta is what to add to i to get j, E(F_j - F_i), the direction in which it is
-            read back in Eq. 4. ``printed``: E(F_i - F_j).
-        rectify: generated features do not fall below the smallest real one, which is a ReLU where the layer's real
-            input is post-ReLU.
-        target: what the read-back delta must turn head i into in Eq. 5: its ``partner`` j (the text) or it``self``
-            (the print).
+        reconstruction, mode_seeking_tail, mode_seeking_head, contrastive: lambda 1 to 4 of Eq. 1. At 0 a term
+            is not even computed.
+        start: ``identity``: every module begins as E(x) = x, D(delta, F) = delta, G(h) = h, so that the first
+            generated feature is the tail feature plus the raw head delta. ``random``: plain initialisation.
+        direction: ``to_partner``: the delta is what to add to i to get j, E(F_j - F_i), the direction in
+            which Eq. 4 reads it back, E(generated - tail). ``printed``: E(F_i - F_j), read back the same way.
+        rectify: generated features do not fall below the smallest real one, which is a ReLU where the layer's
+            real input is post-ReLU.
+        target: what the read-back delta must turn head i into in Eq. 5: its ``partner`` j (the text), or
+            ``self``, the head feature i (the print).
         reduction: ``mean`` or ``sum`` over pairs and elements in Eq. 4 and 5.
         ratio: mode seeking ``per_pair``, or over the ``batch`` as in the authors' code of mode seeking.
-        head_ratio_of: L_ms^h relates the head pair's distance to the ``shift`` of the tail feature, or the distance of
-            the deltas ij and ji to that of what they generate (``deltas``), which shrinking the deltas games.
+        head_ratio_of: L_ms^h relates the head pair's distance to the ``shift`` of the tail feature, or the
+            distance of the deltas ij and ji to that of what they generate (``deltas``), which shrinking the
+            deltas games.
         pairs: of Q: ``balanced`` in same-class and random pairs, or ``random`` as printed.
         detach: whether the features are cut from the layers below, as in RSG's code.
     """
@@ -59,27 +63,31 @@ class Reading:
 
 READINGS: dict[str, Reading] = {
     "measured": Reading(),
-    # The text taken literally: lambda 1 as printed, plain initialisation, random pairs. lambda 3 is printed 1e2, most
-    # likely for 1e-2: an inverse ratio near 1 times 100 would drown the classification loss.
+    # The text taken literally: lambda 1 as printed, plain initialisation, random pairs. lambda 3 is printed
+    # 1e2, most likely for 1e-2: an inverse ratio near 1 times 100 would drown the classification loss.
     "paper": Reading(reconstruction=100.0, start="random", pairs="random"),
 }
 
 
 class SAFA(nn.Module):
-    """Learn how images of a head class differ, adapt such a delta to one tail feature, and add the sum to the batch.
+    """Learn how images of one head class differ, and move tail features by such deltas, adapted to each.
 
     E, D and G are Conv-BN-ReLU-Conv, Q has a pooled linear layer more. All exist in training only.
 
     Args:
         channels: c of the features: (n, c, h, w), (n, t, c) or (n, c).
-        class_counts: training images per class, shape (k,). The top ``head_ratio`` of the classes by count are head
-            classes, whatever their index; ties go to the lower index.
+        class_counts: training images per class, shape (k,): a list, array or tensor. The top ``head_ratio``
+            of the classes by count are head classes, whatever their index; ties go to the lower index.
         head_ratio: beta of section 4.1; the paper's 0.2.
         layout: ``map`` for (n, c, h, w), ``tokens`` for (n, t, c), ``vector`` for (n, c).
         reading: a key of ``READINGS``, or a ``Reading``.
         choices: single fields of ``Reading`` that differ from it.
 
-    Not to be confused with RSG, which adds one learnt vector to every tail feature: SAFA's D sees the tail feature.
+    Raises:
+        UserError: if an option is unknown or out of range, or there are fewer than two classes.
+
+    Not to be confused with RSG, which moves a tail feature by a head sample's variation without looking at
+    the tail feature itself: SAFA's D sees it.
     """
 
     learns_while_idle = False
@@ -98,9 +106,10 @@ class SAFA(nn.Module):
         self.reading = _reading(reading, choices)
         self.channels, self.layout, self.active = channels, layout, True
         self.head_ratio = head_ratio
-        kernel = {"map": 3, "tokens": 1, "vector": 1}.get(layout)
-        if kernel is None:
-            raise UserError(f"layout must be map, tokens or vector, got {layout!r}")
+        if layout not in _DIMENSIONS:
+            hint = closest(layout, _DIMENSIONS)
+            raise UserError(f"layout must be map, tokens or vector, got {layout!r}{hint}")
+        kernel = 3 if layout == "map" else 1
         self.is_head: Tensor
         counts = [int(count) for count in class_counts]
         self.register_buffer("is_head", torch.tensor(head_classes(counts, head_ratio)))
@@ -111,7 +120,7 @@ class SAFA(nn.Module):
         self.pair_classifier = _PairClassifier(channels, kernel) if self.reading.contrastive else None  # Q
 
     def forward(self, features: Tensor, labels: Tensor) -> Augmented:
-        """Real rows in order, then the generated ones; nothing is added where head or tail is missing.
+        """Real rows in order, then the generated ones: none in evaluation, or without head pair or tail row.
 
         Args:
             features: shape (n, c, h, w), (n, t, c) or (n, c), as ``layout`` says.
@@ -121,9 +130,11 @@ class SAFA(nn.Module):
             UserError: if the features have another number of channels or dimensions than SAFA was built for.
         """
         maps = self._as_maps(features)
+        if not (self.active and self.training):
+            return Augmented(features, labels, self._nothing())
         source = maps.detach() if self.reading.detach else maps
         head_i, head_j, tail_i, tail_k = self._draw(labels)
-        if not self.active or len(head_i) < self._fewest(source) or len(tail_i) == 0:
+        if len(head_i) < self._fewest(source) or len(tail_i) == 0:
             return Augmented(features, labels, self._nothing())
         drawn = spread(len(head_i), len(tail_i), labels.device)
         tail_i, tail_k = tail_i[drawn], tail_k[drawn]
@@ -135,7 +146,8 @@ class SAFA(nn.Module):
         return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()})
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}, reading={self.reading}"
+        settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
+        return f"{settings}, reading={self.reading}"
 
     def extract(self, difference: Tensor) -> Tensor:
         """E: the delta of a pair of features from their difference, (n, c, h, w) -> (n, c, h, w).  [Eq. 2]"""
@@ -159,14 +171,16 @@ class SAFA(nn.Module):
         return torch.maximum(generated, floor.to(generated.dtype)) if self.reading.rectify else generated
 
     def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Head pairs (i, j) and tail pairs (i, k), each of one class; a tail row without a partner is its own."""
+        """Head pairs (i, j) and tail pairs (i, k), each of one class; a lone tail row is its own partner."""
         first, second, single = same_class_pairs(labels)
         head = self.is_head[labels[first]]
         lonely = single[~self.is_head[labels[single]]]
         tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
         return first[head], second[head], tail_i, tail_k
 
-    def _generate(self, source: Tensor, head_i: Tensor, head_j: Tensor, tail_i: Tensor, tail_k: Tensor) -> _Generated:
+    def _generate(
+        self, source: Tensor, head_i: Tensor, head_j: Tensor, tail_i: Tensor, tail_k: Tensor
+    ) -> _Generated:
         """Both tail features of a pair take the same delta, so that L_ms^t can compare them."""
         sign = 1 if self.reading.direction == "to_partner" else -1
         difference = sign * (source[head_j] - source[head_i])
@@ -174,7 +188,7 @@ class SAFA(nn.Module):
         partnered = (tail_i != tail_k).nonzero().squeeze(1)
         rows = torch.cat([tail_i, tail_k[partnered]])
         tail = source[rows]
-        floor = source.amin()
+        floor = source.detach().amin()
         features = self.translate(torch.cat([delta, delta[partnered]]), tail, floor)  # Eq. 3
         return _Generated(features, rows, tail, delta, difference, head_i, head_j, partnered, floor)
 
@@ -188,18 +202,19 @@ class SAFA(nn.Module):
         if reading.mode_seeking_head:
             values["mode_seeking_head"] = self._mode_seeking_head(source, generated)
         if self.pair_classifier is not None:
-            values["contrastive"] = self._contrastive(torch.cat([source, generated.features.to(source.dtype)]), labels)
+            features = torch.cat([source, generated.features.to(source.dtype)])
+            values["contrastive"] = self._contrastive(features, labels)
         return values
 
     def _reconstruction(self, source: Tensor, generated: _Generated) -> Tensor:
         """L_r: read the delta back from what it generated, and move the head feature by it.  [Eq. 4, 5]"""
         n = len(generated.delta)
-        sign = 1 if self.reading.direction == "to_partner" else -1
-        read_back = self.extract(sign * (generated.features[:n] - generated.tail[:n]))
+        read_back = self.extract(generated.features[:n] - generated.tail[:n])
         rebuilt = self.translate(read_back, source[generated.head_i], generated.floor)
         target = source[generated.head_j if self.reading.target == "partner" else generated.head_i]
         reduction = self.reading.reduction
-        return terms.cycle_delta(read_back, generated.delta, reduction) + terms.cycle_features(rebuilt, target, reduction)
+        of_delta = terms.cycle_delta(read_back, generated.delta, reduction)
+        return of_delta + terms.cycle_features(rebuilt, target, reduction)
 
     def _mode_seeking_tail(self, generated: _Generated) -> Tensor:
         """L_ms^t: one delta, two tail features of one class.  [Eq. 7]"""
@@ -245,16 +260,18 @@ class SAFA(nn.Module):
         return 1 if source.shape[2] * source.shape[3] > 1 else 2
 
     def _as_maps(self, features: Tensor) -> Tensor:
-        dimensions = {"map": 4, "tokens": 3, "vector": 2}[self.layout]
-        if features.dim() != dimensions:
-            fitting = {4: "map", 3: "tokens", 2: "vector"}.get(features.dim(), "another layer")
+        if features.dim() != _DIMENSIONS[self.layout]:
+            fitting = [f"pass layout={name!r}" for name, d in _DIMENSIONS.items() if d == features.dim()]
             raise UserError(
-                f"SAFA was built for layout {self.layout!r} with {dimensions} dimensions but receives shape "
-                f"{tuple(features.shape)}; pass layout={fitting!r}"
+                f"SAFA was built for layout {self.layout!r} with {_DIMENSIONS[self.layout]} dimensions but "
+                f"receives shape {tuple(features.shape)}; {fitting[0] if fitting else 'name another layer'}"
             )
         channels = features.shape[1] if self.layout == "map" else features.shape[-1]
         if channels != self.channels:
-            raise UserError(f"SAFA was built for {self.channels} channels but receives {channels}; pass channels={channels}")
+            raise UserError(
+                f"SAFA was built for {self.channels} channels but receives {channels}; "
+                f"pass channels={channels}"
+            )
         if self.layout == "tokens":
             return features.transpose(1, 2).unsqueeze(-1)
         return features[:, :, None, None] if self.layout == "vector" else features
@@ -267,9 +284,10 @@ class SAFA(nn.Module):
 
 @dataclass(frozen=True)
 class _Generated:
-    """Generated features and what they came from. n head pairs give n rows, then one more for every partnered tail.
+    """Generated features and their origin: n head pairs give n rows, then one more per partnered tail row.
 
-    Rows ``[0, n)`` of ``features`` moved ``tail_i`` by delta n; the others moved ``tail_k`` of the pairs ``partnered``.
+    Row p < n of ``features`` is ``tail_i`` of pair p moved by delta p; row n + q is ``tail_k`` of the pair
+    ``partnered[q]``, moved by the same delta. ``rows`` says which real row each of them moved.
     """
 
     features: Tensor
@@ -298,43 +316,45 @@ class _PairClassifier(nn.Module):
 
 
 def _block(inputs: int, outputs: int, kernel: int, *, silent: bool) -> nn.Sequential:
-    """Conv-BN-ReLU-Conv (section 3.1); silent, its last layer starts at 0, so a residual around it is the identity."""
+    """Conv-BN-ReLU-Conv [section 3.1]; silent, it starts at 0 and a residual around it as the identity."""
     last = nn.Conv2d(outputs, outputs, kernel, padding=kernel // 2)
     if silent:
-        nn.init.zeros_(last.weight)
-        if last.bias is not None:
-            nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
     first = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(first, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), last)
 
 
 def _reading(reading: str | Reading, choices: dict[str, Any]) -> Reading:
-    if isinstance(reading, str):
+    if not isinstance(reading, Reading):
         if reading not in READINGS:
-            raise UserError(f"no reading {reading!r}{closest(reading, READINGS)}; there are {', '.join(READINGS)}")
+            known = ", ".join(READINGS)
+            raise UserError(f"no reading {reading!r}{closest(reading, READINGS)}; there are {known}")
         reading = READINGS[reading]
     names = [field.name for field in dataclasses.fields(Reading)]
-    for name, value in choices.items():
+    for name in choices:
         if name not in names:
-            raise UserError(f"SAFA has no option {name!r}{closest(name, names)}; beside its own it takes {', '.join(names)}")
-        _check_choice(name, value)
-    return dataclasses.replace(reading, **choices)
+            known = ", ".join(names)
+            raise UserError(
+                f"SAFA has no option {name!r}{closest(name, names)}; beside its own it takes {known}"
+            )
+    chosen = dataclasses.replace(reading, **choices)
+    for name in names:
+        _check_choice(name, getattr(chosen, name))
+    return chosen
 
 
 def _check_choice(name: str, value: Any) -> None:
     default = getattr(Reading(), name)
-    words = {
-        "start": ("identity", "random"),
-        "direction": ("to_partner", "printed"),
-        "target": ("partner", "self"),
-        "reduction": ("mean", "sum"),
-        "ratio": ("per_pair", "batch"),
-        "head_ratio_of": ("shift", "deltas"),
-        "pairs": ("balanced", "random"),
-    }
-    if name in words and value not in words[name]:
-        raise UserError(f"{name} must be one of {', '.join(words[name])}, got {value!r}{closest(value, words[name])}")
-    if isinstance(default, bool) and not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false, got {value!r}")
-    if isinstance(default, float) and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
-        raise UserError(f"{name} is a weight of at least 0, got {value!r}")
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, got {value!r}")
+    elif isinstance(default, float):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
+            raise UserError(f"{name} is a weight of at least 0, got {value!r}")
+    else:
+        words = get_args(get_type_hints(Reading)[name])
+        if value not in words:
+            hint = closest(value, words)
+            raise UserError(f"{name} must be one of {', '.join(words)}, got {value!r}{hint}")

@@ -1,4 +1,4 @@
-"""The terms of SAFA's loss (Eq. 4 to 7) as pure functions. All are computed in float32, or better where given better."""
+"""The terms of SAFA's loss (Eq. 4 to 7) as pure functions, computed in float32 or, given it, float64."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ def cycle_delta(reconstructed: Tensor, delta: Tensor, reduction: Reduction = "me
         reduction: whether the norm runs over the mean or the sum of the squared elements.
 
     Returns:
-        Scalar: the mean over pairs of ``|reconstructed - delta|_2``.
+        Scalar: the mean (or sum) over pairs of ``|reconstructed - delta|_2``.
 
     Reading:
-        Eq. 4 sums over pairs and elements. A mean keeps the term's size when the batch or the feature map grows; summed
-        over 32x16x16 elements the same lambda would weigh 90 times more.
+        Eq. 4 sums over pairs and elements. A mean keeps the term's size when the batch or the feature map
+        grows; summed over 32x16x16 elements, the same lambda would weigh 90 times more on every pair.
     """
     difference = (_full(reconstructed) - _full(delta)).flatten(1)
-    norms = torch.linalg.vector_norm(difference, dim=1)  # its gradient at 0 is 0, unlike that of a square root
+    # The norm's gradient at 0 is 0, unlike that of a square root; an identity start needs that.
+    norms: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return norms.mean() / difference.shape[1] ** 0.5 if reduction == "mean" else norms.sum()
 
 
 def cycle_features(reconstructed: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Squared distance between a head feature and its reconstruction through the read-back delta.  [SAFA Eq. 5]
+    """Squared distance between a head feature and its reconstruction by the read-back delta.  [SAFA Eq. 5]
 
     Args:
         reconstructed, target: shape (n, c, h, w).
@@ -57,15 +58,16 @@ def contrastive(logits: Tensor, same: Tensor, balanced: bool = True) -> Tensor:
         Scalar.
 
     Reading:
-        Random pairs over 100 classes are about 3 % positive, and Q learns to say "different". Eq. 6 as printed is
-        ``balanced=False``.
+        Random pairs over 100 classes are about 3 % positive, and Q learns to say "different". Eq. 6 as
+        printed is ``balanced=False``.
     """
-    losses = F.binary_cross_entropy_with_logits(_full(logits), same.to(_full(logits).dtype), reduction="none")
+    logits = _full(logits)
+    losses = F.binary_cross_entropy_with_logits(logits, same.to(logits.dtype), reduction="none")
     if not balanced:
         return losses.mean()
     positives = same.sum().clamp(min=1)
     negatives = (~same).sum().clamp(min=1)
-    return (torch.where(same, losses / positives, losses / negatives)).sum() / 2
+    return torch.where(same, losses / positives, losses / negatives).sum() / 2
 
 
 def mode_seeking(input_a: Tensor, input_b: Tensor, output_a: Tensor, output_b: Tensor) -> Tensor:
@@ -78,8 +80,8 @@ def mode_seeking(input_a: Tensor, input_b: Tensor, output_a: Tensor, output_b: T
         Scalar: the mean over pairs of ``|input_a - input_b|_1 / |output_a - output_b|_1``.
 
     Reading:
-        The text maximises output distance relative to input distance; Eq. 7 is a loss, so the inverse ratio is
-        minimised. Norms are means over (c, h, w), so the term does not grow with the feature map.
+        The text maximises output distance relative to input distance; Eq. 7 is a loss, so the inverse ratio
+        is minimised. Norms are means over (c, h, w), so the term does not grow with the feature map.
 
     Raises:
         ValueError: if n is 0, for then the mean is undefined.
@@ -89,7 +91,7 @@ def mode_seeking(input_a: Tensor, input_b: Tensor, output_a: Tensor, output_b: T
 
 
 def mode_seeking_over_batch(input_a: Tensor, input_b: Tensor, output_a: Tensor, output_b: Tensor) -> Tensor:
-    """As ``mode_seeking``, but the ratio of two means over the batch, as the authors of mode seeking released it.
+    """As ``mode_seeking``, but one ratio of two means over the batch, as Mao et al. released it.
 
     Args:
         input_a, input_b, output_a, output_b: features, shape (n, c, h, w).
@@ -112,5 +114,5 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _full(x: Tensor) -> Tensor:
-    """At least float32: norms and ratios of half-precision maps lose their small differences."""
+    """At least float32: norms and ratios in half precision lose the small differences of features."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

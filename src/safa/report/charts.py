@@ -38,7 +38,9 @@ def training(
         if panel.logarithmic and all((curve.low > 0).all() for curve in panel.curves.values()):
             axes.set_yscale("log")
             # Plain figures: matplotlib's own exponents are set as mathematics.
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: np.format_float_positional(value, trim="-"))
+            )
             axes.yaxis.set_minor_locator(NullLocator())
         for epoch, name in stages:
             axes.axvline(epoch, color=colour("muted"), linewidth=0.9, linestyle=(0, (1, 2)))
@@ -106,7 +108,7 @@ def _cell(axes: Any, row: int, column: int, share: float, name: str) -> None:
     axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=colour("rule"), linewidth=0.5))
     if share > 0:
         # The root keeps a share of 5 % visible beside one of 80 %.
-        strength = min(1.0, (share / 100) ** 0.6)
+        strength = min(1.0, (share / 100) ** 0.5)
         axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour(name), alpha=strength, linewidth=0))
 
 
@@ -145,7 +147,7 @@ def features(embedding: Embedding, classes: Sequence[int], width: int = 420) -> 
 def _scatter(axes: Any, points: FloatArray, kind: int, ink: str) -> None:
     style: dict[int, dict[str, Any]] = {
         0: {"s": 24, "color": ink, "linewidths": 0},
-        1: {"s": 26, "color": ink, "linewidths": 1.1},
+        1: {"s": 36, "color": ink, "linewidths": 1.2},
         2: {"s": 20, "facecolors": "none", "edgecolors": ink, "linewidths": 0.9},
     }
     axes.scatter(*points.T, marker=KIND_MARKERS[kind], alpha=0.85, **style[kind])

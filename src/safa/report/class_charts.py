@@ -125,7 +125,7 @@ def _changes_named(
     shape = (1, len(gains)) if side_by_side else (len(gains), 1)
     height = 22 * len(comparison.counts) + 70
     figure = blank(width, height * shape[0])
-    grid = figure.subplots(*shape, squeeze=False, sharey=side_by_side).ravel()
+    grid = figure.subplots(*shape, squeeze=False).ravel()
     groups = comparison.group_of()
     for axes, (method, gain) in zip(grid, gains.items(), strict=True):
         inks = [colour(groups[class_id] or "muted") for class_id in comparison.order]
@@ -133,7 +133,7 @@ def _changes_named(
         axes.axvline(0, color=colour("ink"), linewidth=0.8)
         axes.set(xlim=(-largest, largest), xlabel="points of accuracy", title=shortened(method, 34))
         axes.grid(axis="x")
-        _shade_rows(axes, comparison)
+        _shade_rows(axes, comparison, named=axes is grid[0] or not side_by_side)
     return figure
 
 
@@ -187,16 +187,17 @@ def _shade(axes: Any, comparison: Comparison, top: float, labels: bool = True) -
             axes.text(middle, top * 0.985, group, ha="center", va="top", color=colour(group), weight="bold")
 
 
-def _shade_rows(axes: Any, comparison: Comparison) -> None:
-    groups = comparison.group_of()
+def _shade_rows(axes: Any, comparison: Comparison, *, named: bool = True) -> None:
+    order = comparison.order
     for group in comparison.groups:
         first, last = _span(comparison, group)
         axes.axhspan(first - 0.5, last - 0.5, color=colour(group), alpha=0.09, linewidth=0, zorder=0)
-    names = [f"{shortened(comparison.class_names[c], 18)}  {comparison.counts[c]}" for c in comparison.order]
-    axes.set_yticks(range(len(names)), names)
-    for label, class_id in zip(axes.get_yticklabels(), comparison.order, strict=True):
+    names = [f"{shortened(comparison.class_names[c], 18)}  {comparison.counts[c]}" for c in order]
+    axes.set_yticks(range(len(order)), names if named else [""] * len(order))
+    groups = comparison.group_of()
+    for label, class_id in zip(axes.get_yticklabels(), order, strict=True):
         label.set_color(colour(groups[class_id] or "ink"))
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(len(order) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
 
 

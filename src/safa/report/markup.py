@@ -41,27 +41,36 @@ def keys(entries: Iterable[str]) -> str:
 
 
 def table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, figures_from: int, full: bool = True
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, figures_from: int = 99, style: str = "full"
 ) -> str:
     """A table of ready HTML cells; the first cell of a row is its heading, figures are flush right.
 
     Args:
         figures_from: the first column that holds figures.
+        style: classes of the style sheet: ``full`` width, ``stack`` for cells below each other on a phone.
     """
     head = "".join(_cell("th", text, column >= figures_from) for column, text in enumerate(headings))
-    body = "".join(f"<tr>{_row(cells, figures_from)}</tr>" for cells in rows)
-    style = ' class="full"' if full else ""
+    body = "".join(f"<tr>{_row(cells, headings, figures_from)}</tr>" for cells in rows)
     return (
-        f'<div class="scroll"><table{style}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll"><table class="{style}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _row(cells: Sequence[str], figures_from: int) -> str:
-    return "".join(_cell("td" if n else "th", text, n >= figures_from) for n, text in enumerate(cells))
+def _row(cells: Sequence[str], headings: Sequence[str], figures_from: int) -> str:
+    first, *others = cells
+    named = zip(others, headings[1:], strict=True)
+    return _cell("th", first, False) + "".join(
+        _cell("td", text, column >= figures_from, heading)
+        for column, (text, heading) in enumerate(named, start=1)
+    )
 
 
-def _cell(tag: str, text: str, is_figure: bool) -> str:
-    return f'<{tag} class="figure">{text}</{tag}>' if is_figure else f"<{tag}>{text}</{tag}>"
+def _cell(tag: str, text: str, is_figure: bool, label: str = "") -> str:
+    style = ' class="figure"' if is_figure else ""
+    # A stacked table has no head, so every cell carries its heading along.
+    named = f' data-label="{label}"' if label else ""
+    return f"<{tag}{style}{named}>{text}</{tag}>"
 
 
 def figure(spread: Spread | None, *, digits: int = 2, signed: bool = False, style: str = "") -> str:

@@ -1,0 +1,296 @@
+"""What the commands of ``safa.cli`` do. Each imports what it needs, so that the quick ones stay quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from safa.errors import UserError, closest
+
+if TYPE_CHECKING:
+    from safa.recipe import Recipe
+    from safa.runs import Job, Machine
+
+out = Console(soft_wrap=False, highlight=False)
+
+
+def train(recipe: str | None, resume: str | None, seed: int | None, **options: Any) -> int:
+    """Train or resume one run; then its page and its model file."""
+    from safa.runs import Job, job_of, run
+    from safa.train import Stopped
+
+    if (recipe is None) == (resume is None):
+        raise UserError("name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes")
+    machine = _machine(options)
+    if resume is not None:
+        job = job_of(Path(resume), options["root"])
+    else:
+        name, chosen = _recipe(str(recipe), options, seed)
+        job = Job(name, chosen, _folder(name, chosen, options))
+    try:
+        line = run(job, machine)
+    except Stopped as stopped:
+        _say(f"{stopped}; go on with: safa train --resume {job.folder}")
+        return 128 + stopped.signal_number
+    if line:  # other processes of a distributed run have none
+        _finish([job], [line], job.folder / "report.html")
+    return 0
+
+
+def compare(recipes: list[str], seeds: str, **options: Any) -> int:
+    """Train every recipe under every seed, seed by seed; then the table, paired differences and the page."""
+    from safa.report import tables
+    from safa.runs import Job
+    from safa.runs import compare as run_all
+    from safa.train import Stopped
+
+    machine = _machine(options)
+    jobs = []
+    for seed in _seeds(seeds):
+        for given in recipes:
+            name, recipe = _recipe(given, options, seed)
+            jobs.append(Job(name, recipe, _folder(name, recipe, options)))
+    try:
+        lines = run_all(jobs, machine)
+    except Stopped as stopped:
+        _say(f"{stopped}; the same command goes on from there")
+        return 128 + stopped.signal_number
+    baseline = str(lines[0]["method"])
+    _finish(jobs, lines, Path(options["out"]) / "comparison.html", baseline)
+    if len(_seeds(seeds)) > 1:
+        out.print(tables.paired_to_markdown(tables.paired(lines, baseline)))
+    return 0
+
+
+def evaluate(run: str, split: str, root: str | None, json: bool) -> int:
+    """Test a run's network anew."""
+    from safa.runs import evaluate_run
+
+    if split not in ("test", "validation"):
+        raise UserError(f"split must be test or validation, got {split!r}")
+    figures = evaluate_run(Path(run), split, root)
+    if json:
+        out.print_json(data=figures)
+    else:
+        _show(figures)
+    return 0
+
+
+def predict(run: str, paths: list[str], format: str, output: str | None, top: int, on_corrupt: str) -> int:
+    """Classify files, to a file or to standard output."""
+    import io
+
+    from safa.checkpoint import write_atomically
+    from safa.deploy import load_run
+    from safa.deploy import predict as prediction
+
+    writers = {"csv": prediction.to_csv, "json": prediction.to_json}
+    if format not in writers:
+        raise UserError(f"format must be csv or json, got {format!r}{closest(format, writers)}")
+    found = prediction.predict_paths(load_run(Path(run)), [Path(path) for path in paths], top=top, on_corrupt=on_corrupt)
+    if output is None:
+        writers[format](found, sys.stdout)
+        return 0
+    text = io.StringIO()
+    writers[format](found, text)
+    write_atomically(Path(output), text.getvalue().encode())
+    return 0
+
+
+def export(run: str, format: str, output: str | None) -> int:
+    """Write the bare network, checked against the original."""
+    from safa.deploy import export as write
+    from safa.deploy import load_run
+
+    written = write(load_run(Path(run)), format, Path(output) if output else Path(run) / f"model.{format}")
+    out.print(f"{written.path}: largest difference to the original {written.largest_difference:.1e}")
+    return 0
+
+
+def report(paths: list[str], output: str | None, baseline: str | None, markdown: bool, into: str | None) -> int:
+    """Tables of lines, a page of run folders, or the tables of a text file."""
+    from safa.report import tables
+    from safa.report.page import write_page
+
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    lines = _lines(paths)
+    if into is not None:
+        _fill(Path(into), paths)
+        return 0
+    rows = tables.against_paper(tables.summarise(lines))
+    out.print(tables.to_markdown(rows) if markdown else tables.to_rich(rows), markup=False)
+    if baseline is not None:
+        out.print(tables.paired_to_markdown(tables.paired(lines, baseline)), markup=False)
+    if output is not None:
+        if not folders:
+            raise UserError("a page is drawn from run folders, and none was named; only tables come from result lines alone")
+        out.print(f"page: {write_page(folders, Path(output), baseline)}", markup=False)
+    return 0
+
+
+def data(name: str, root: str | None, imbalance_factor: float | None, profile: str | None, png: str | None) -> int:
+    """The tail of a data set, in the terminal and as a picture."""
+    from safa import recipe as recipes
+    from safa.data import tail
+    from safa.data.dataset import load
+
+    shape = profile or ("exponential" if imbalance_factor is not None else "as_found")
+    plain: dict[str, Any] = {"name": name, "root": root, "profile": shape}
+    if imbalance_factor is not None:
+        plain["imbalance_factor"] = imbalance_factor
+    spec = recipes.from_plain({"method": "none", "stages": [{"epochs": 0}], "data": plain}).data
+    loaded = load(spec)
+    described = tail.describe(loaded.source.class_names, loaded.subset.class_counts, spec.head_ratio)
+    out.print(tail.render(described), markup=False)
+    for note in loaded.source.notes:
+        out.print(note, markup=False)
+    if loaded.source.skipped:
+        out.print(f"{len(loaded.source.skipped)} unreadable files were left out", markup=False)
+    if png is not None:
+        tail.save_png(described, png)
+        out.print(f"picture: {png}", markup=False)
+    return 0
+
+
+def list(kind: str | None) -> int:
+    """Every name with its source."""
+    from safa import library
+    from safa.catalog import CATALOG, DATASETS
+
+    known = {group: {name: entry.source for name, entry in entries.items()} for group, entries in CATALOG.items()}
+    known["data"] = dict(DATASETS)
+    known["recipe"] = {name: library.title(library.find(name)[1]) for name in library.names()}
+    if kind is not None and kind not in known:
+        raise UserError(f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}")
+    table = Table("kind", "name", "source", box=None)
+    for group in [kind] if kind else known:
+        for name, source in known[group].items():
+            table.add_row(group, name, source)
+    out.print(table, markup=False)
+    return 0
+
+
+def bench(**options: Any) -> int:
+    """Ratios of training steps and inference, all variants in turn in one run."""
+    from safa.bench import run
+
+    run(**options)
+    return 0
+
+
+def _machine(options: dict[str, Any]) -> Machine:
+    from safa.runs import Machine
+
+    if options["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(options["threads"])
+    return Machine(
+        device=options["device"],
+        cache=Path(options["cache"] or Path(options["out"]) / ".cache"),
+        results=Path(options["results"]) if options["results"] else None,
+        workers=options["workers"],
+        track=options["track"],
+        say=_say,
+    )
+
+
+def _recipe(given: str, options: dict[str, Any], seed: int | None) -> tuple[str, Recipe]:
+    """A recipe with what the command line says otherwise."""
+    from safa import library
+    from safa import recipe as recipes
+
+    name, path = library.find(given)
+    overrides = [*options["set"]]
+    for key, value in (("name", options["data"]), ("root", options["root"]), ("imbalance_factor", options["imbalance_factor"])):
+        if value is not None:
+            overrides.append(f"data.{key}={json.dumps(value)}")
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    return name, recipes.load(path, overrides)
+
+
+def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
+    """One folder per recipe, change and seed."""
+    from safa import recipe as recipes
+
+    changes = [*options["set"], options["data"] and str(Path(options["data"]).resolve()), options["imbalance_factor"]]
+    changed = [change for change in changes if change is not None]
+    data = Path(recipe.data.name).stem if options["data"] else ""
+    parts = [name.replace("/", "-"), data, f"seed{recipe.seed}"]
+    if changed:
+        plain = recipes.to_plain(dataclasses.replace(recipe, seed=0))
+        parts.append(hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6])
+    return Path(options["out"]) / "-".join(part for part in parts if part)
+
+
+def _seeds(text: str) -> list[int]:  # type: ignore[valid-type]
+    first, dots, last = text.partition("..")
+    try:
+        return [*range(int(first), int(last) + 1)] if dots else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"seeds are numbers, as in 0,1,2 or 0..9, got {text!r}") from error
+
+
+def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
+    """What every training ends with: the table, the page and the model files."""
+    from safa.deploy import export as write
+    from safa.deploy import load_run
+    from safa.report import tables
+    from safa.report.page import write_page
+
+    for job in jobs:
+        model = job.folder / "model.safetensors"
+        if not model.exists():
+            write(load_run(job.folder), "safetensors", model)
+    out.print(tables.to_rich(tables.summarise(lines)), markup=False)
+    write_page([job.folder for job in jobs], page, baseline)
+    out.print(f"page:  {page}\nmodel: {jobs[-1].folder / 'model.safetensors'}", markup=False)
+
+
+def _show(figures: dict[str, Any]) -> None:
+    """One table of the figures, one of the classes from frequent to rare."""
+    total = Table("figure", "per cent", title=f"{figures['run']}, {figures['split']} images, after {figures['epochs']} epochs")
+    names = {
+        "top-1 error": "error", "many-shot error": "error_many", "medium-shot error": "error_medium",
+        "few-shot error": "error_few", "balanced error": "balanced_error", "expected calibration error": "ece",
+        f"best epoch on test* ({figures['error_best_epoch']})": "error_best",
+    }  # fmt: skip
+    for name, key in names.items():
+        total.add_row(name, "–" if figures[key] is None else f"{figures[key]:.2f}")
+    classes = Table("class", "training images", "error %", caption="* chosen on the test set itself; for comparison only")
+    by_count = sorted(range(len(figures["class_counts"])), key=lambda c: -figures["class_counts"][c])
+    for c in by_count:
+        error = figures["error_per_class"][c]
+        classes.add_row(figures["class_names"][c], str(figures["class_counts"][c]), "–" if error is None else f"{error:.1f}")
+    out.print(total, classes, markup=False)
+
+
+def _lines(paths: Any) -> Any:
+    from safa.report import lines
+
+    found: Any = []
+    for path in paths:
+        source = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+        found += lines.read(source)
+    return found
+
+
+def _fill(text: Path, paths: Any) -> None:
+    """Each JSONL file fills the marker with the file's own name."""
+    from safa.checkpoint import write_atomically
+    from safa.report import readme, tables
+
+    made = {Path(path).stem: tables.to_markdown(tables.against_paper(tables.summarise(_lines([path])))) for path in paths}
+    write_atomically(text, readme.update(text.read_text(), made).encode())
+
+
+def _say(sentence: str) -> None:
+    out.print(sentence, markup=False)

@@ -1,0 +1,184 @@
+"""From a run folder back to the network, with everything it takes to use it on new images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safa import checkpoint, train
+from safa import recipe as recipes
+from safa.errors import UserError
+
+_RUN_FILES = ("recipe.yaml", "data.json")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What goes with the weights wherever they go.
+
+    Attributes:
+        class_names: one per class id.
+        image_size: side of the square images, in pixels.
+        mean, std: per RGB channel, of pixel values in [0, 1], over the training images.
+        model: backbone and head, as in the recipe.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    model: recipes.Model
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], model: recipes.Model, where: str) -> Card:
+        """Card from the parsed ``data.json`` of a run or the metadata of an exported file, called ``where``.
+
+        Raises:
+            UserError: for a value that is missing or not of its kind.
+        """
+        names, size = plain.get("class_names"), plain.get("image_size")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{where}: class_names must be a list of at least one name, got {names!r}")
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"{where}: image_size must be a number of pixels, got {size!r}")
+        mean, std = (_channels(plain.get(key), f"{where}: {key}") for key in ("mean", "std"))
+        return cls(tuple(names), size, mean, std, model)
+
+
+class Classifier(nn.Module):
+    """The bare network between pixel values and probabilities.
+
+    Args:
+        network: from normalised images to logits.
+        mean, std: per channel, of pixel values in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, h, w), float32 RGB in [0, 1] -> softmax probabilities (n, k)."""
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits.softmax(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """A network ready for images it has never seen.
+
+    Attributes:
+        classifier: images (n, 3, h, w), float32 RGB in [0, 1] -> probabilities (n, k). A ``Classifier`` in
+            evaluation mode where the weights are at hand; a runtime's session for an ONNX or PT2 file.
+        card: class names, image size, normalisation and architecture.
+        notes: what the user should know of it, one sentence each.
+    """
+
+    classifier: Callable[[Tensor], Tensor]
+    card: Card
+    notes: tuple[str, ...] = ()
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images (n, 3, h, w), float32 RGB in [0, 1] -> probabilities (n, k), without gradients."""
+        with torch.no_grad():
+            return self.classifier(images)
+
+
+def load_run(run: Path) -> Deployed:
+    """Rebuild the bare network of a run from its recipe, ``data.json`` and checkpoint, on the CPU.
+
+    A run that is not finished gives the weights of its last checkpoint, and a note that says so.
+
+    Raises:
+        UserError: if ``run`` is no run folder, has no checkpoint yet, or one of its files is damaged.
+    """
+    run = Path(run)
+    _check_folder(run)
+    recipe = recipes.load(run / "recipe.yaml")
+    card = Card.from_plain(_json(run / "data.json"), recipe.model, str(run / "data.json"))
+    path = run / train.CHECKPOINT
+    if not path.exists():
+        raise UserError(f"{run} has no {path.name} yet: no epoch of it is finished; let it train on")
+    state = _state(path)
+    network = train.network(recipe, len(card.class_names))
+    fill(network, state["model"], str(path))
+    return Deployed(classifier(network, card), card, _notes(run, recipe, state))
+
+
+def classifier(network: nn.Module, card: Card) -> Classifier:
+    """The network with the card's normalisation before it and a softmax behind, in evaluation mode."""
+    return Classifier(network, card.mean, card.std).eval()
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Put weights into the network they belong to; ``where`` they come from is for the message.
+
+    Raises:
+        UserError: if names or shapes differ from the network's.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {where} do not fit the network of its recipe: {error}") from error
+
+
+def _check_folder(run: Path) -> None:
+    if not run.is_dir():
+        wrong = "is a file" if run.exists() else "does not exist"
+        raise UserError(f"{run} {wrong}; give the folder that a training run wrote")
+    lacking = [name for name in _RUN_FILES if not (run / name).is_file()]
+    if lacking:
+        runs = sorted(path.parent.name for path in run.glob("*/recipe.yaml"))
+        inside = f" (did you mean one of those inside: {', '.join(runs[:5])}?)" if runs else ""
+        raise UserError(
+            f"{run} is no run folder: it has no {' and no '.join(lacking)}; give the folder that a training "
+            f"run wrote{inside}"
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; train the run again to have it rewritten") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} is not a JSON object; train the run again to have it rewritten")
+    return plain
+
+
+def _channels(values: Any, where: str) -> tuple[float, ...]:
+    if (
+        not isinstance(values, list)
+        or len(values) != 3
+        or not all(isinstance(v, int | float) for v in values)
+    ):
+        raise UserError(f"{where} must be three numbers, one per RGB channel, got {values!r}")
+    return tuple(float(value) for value in values)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state: Any = checkpoint.load(path)
+    if not isinstance(state, dict) or not {"model", "done"} <= state.keys():
+        raise UserError(
+            f"{path} holds tensors, but is no checkpoint of a run; give a folder that a training run wrote"
+        )
+    return state
+
+
+def _notes(run: Path, recipe: recipes.Recipe, state: Mapping[str, Any]) -> tuple[str, ...]:
+    if (run / "result.json").exists():
+        return ()
+    steps = f" and {state['step']} steps of the next" if state.get("step") else ""
+    done = f"{state['done']} of {recipe.epochs} epochs{steps}"
+    return (f"{run} is not finished: these are the weights after {done}",)

@@ -1,0 +1,40 @@
+"""The recipes that come with the library, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safa.errors import UserError, closest
+
+
+def folder() -> Path:
+    """Where they are: inside an installed package, or at the top of a checkout."""
+    packed = Path(__file__).parent / "recipes"
+    return packed if packed.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def names() -> list[str]:
+    """All names, e.g. ``digits/ldam-drw``."""
+    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))
+
+
+def find(name: str) -> tuple[str, Path]:
+    """Name and file of a recipe given by name or as a YAML file.
+
+    Raises:
+        UserError: if it is neither, with the closest name.
+    """
+    if name in names():
+        return name, folder() / f"{name}.yaml"
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path.stem, path
+        raise UserError(f"there is no recipe file {name}")
+    raise UserError(f"no recipe is called {name!r}{closest(name, names())}; 'safa list recipe' shows them, or name a YAML file")
+
+
+def title(path: Path) -> str:
+    """The first comment line of a recipe: what the paper got and what it is."""
+    first = path.read_text().partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -1,0 +1,55 @@
+"""The paper's Fig. 1: where real, generated and test features lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safa.report import charts, embedding
+from safa.report.comparison import Comparison
+from safa.report.markup import absent, escaped, key, keys, panel
+from safa.report.runs import Run
+from safa.report.sections.pieces import in_focus, missing
+
+
+def features(comparison: Comparison) -> str:
+    """t-SNE of stored features, as the paper's Fig. 1."""
+    gaps = missing(comparison.runs, "features.npz")
+    stored = {
+        method: run
+        for method in in_focus(comparison)
+        if (run := next((run for run in comparison.runs_of(method) if run.features is not None), None))
+    }
+    if not stored:
+        return absent(f"no picture of the features: {gaps or 'no features are stored'}")
+    heads, tails = embedding.shown_classes(comparison)
+    panels = "".join(_embedding_panel(method, run, [*heads, *tails]) for method, run in stored.items())
+    caption = (
+        "t-SNE of the penultimate features, each network by itself, its first seed; at most 100 features per "
+        "class and kind. Distances between panels mean nothing. Shown are the largest head classes, and the "
+        "tail classes with the most generated features."
+    )
+    note = absent(f"without {gaps}") if gaps else ""
+    return (
+        f'{_class_keys(comparison, heads, tails)}<div class="panels">{panels}</div>'
+        f'<p class="note">{caption}</p>{note}'
+    )
+
+
+def _class_keys(comparison: Comparison, heads: Sequence[int], tails: Sequence[int]) -> str:
+    entries = []
+    for number, class_id in enumerate([*heads, *tails]):
+        role = f"{'head' if class_id in heads else 'tail'}, {comparison.counts[class_id]:,} images"
+        entries.append(key(comparison.class_names[class_id], "o", f"class-{number}", group=role))
+    kinds = [
+        key(name, charts.KIND_MARKERS[kind], "ink", hollow=kind == 2)
+        for kind, name in embedding.KINDS.items()
+    ]
+    return keys(entries) + keys(kinds)
+
+
+def _embedding_panel(method: str, run: Run, classes: list[int]) -> str:
+    assert run.features is not None
+    drawn = embedding.embed(run.features, classes)
+    if isinstance(drawn, str):
+        return f"<figure><h3>{escaped(method)}</h3>{absent(drawn)}</figure>"
+    return panel(method, charts.features(drawn, classes), f"t-SNE of the features of {method}")

@@ -1,0 +1,59 @@
+"""Errors by group for every method, and the paired differences to the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safa.report.comparison import Comparison
+from safa.report.headline import CLEAR_NOTE, describe_group
+from safa.report.markup import escaped, figure, table
+from safa.report.rows import Row, paired, summarise
+from safa.report.tables import BEST_NOTE
+
+
+def summary(comparison: Comparison) -> str:
+    """Errors by group for every method, and the paired differences to the baseline."""
+    rows = summarise(comparison.lines)
+    columns = [("error, all", "last"), ("many", "many"), ("medium", "medium"), ("few", "few"), ("ECE", "ece")]
+    best = ("best on test*", "best")
+    shown = [*[column for column in columns if any(getattr(row, column[1]) for row in rows)], best]
+    body = [[escaped(row.label), str(row.n), *_errors(row, rows, shown)] for row in rows]
+    grouped = "; ".join(describe_group(comparison, group) for group in comparison.groups)
+    note = (
+        f"Top-1 error in per cent of the test set at the last epoch, lower is better; mean ± sample "
+        f"standard deviation over seeds; lowest mean in bold. Groups: {grouped}. {BEST_NOTE}"
+    )
+    return (
+        table(["method", "seeds", *(title for title, _ in shown)], body, figures_from=1)
+        + f'<p class="note">{escaped(note)}</p>'
+        + _paired(comparison)
+    )
+
+
+def _errors(row: Row, rows: Sequence[Row], columns: Sequence[tuple[str, str]]) -> list[str]:
+    cells = []
+    for _, name in columns:
+        own = getattr(row, name)
+        means = [getattr(other, name).mean for other in rows if getattr(other, name)]
+        least = own is not None and len(set(means)) > 1 and own.mean == min(means)
+        style = "aside" if name == "best" else "least" if least else ""
+        cells.append(figure(own, style=style))
+    return cells
+
+
+def _paired(comparison: Comparison) -> str:
+    if comparison.baseline is None:
+        return ""
+    names = [("all", "last"), *((group, group) for group in comparison.groups)]
+    body = []
+    for pair in paired(comparison.lines, comparison.baseline):
+        gaps = [figure(getattr(pair, name), signed=True) for _, name in names]
+        wins = f"{pair.last.wins} of {pair.last.n}" if pair.last else "no common seed"
+        body.append([escaped(pair.method), str(len(pair.seeds)), *gaps, wins])
+    headings = ["method", "seeds", *(title for title, _ in names), "lower error in"]
+    return (
+        f"<h3>Against {escaped(comparison.baseline)}, seed by seed</h3>"
+        + table(headings, body, figures_from=1)
+        + '<p class="note">Difference of errors in percentage points over common seeds, mean ± sample '
+        f"standard deviation; negative is better. {escaped(CLEAR_NOTE)}</p>"
+    )

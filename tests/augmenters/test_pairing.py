@@ -1,0 +1,80 @@
+"""Random pairs: who may meet whom, and that every meeting is possible."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safa.augmenters.pairing import random_pairs, same_class_pairs, spread
+
+CPU = torch.device("cpu")
+label_vectors = st.lists(st.integers(0, 6), max_size=60)
+
+
+def drawn(labels: list[int]) -> tuple[list[int], list[int], list[int]]:
+    first, second, single = same_class_pairs(torch.tensor(labels, dtype=torch.int64))
+    return first.tolist(), second.tolist(), single.tolist()
+
+
+@settings(deadline=None)
+@given(label_vectors)
+def test_every_row_is_in_one_pair_or_left_over_once(labels):
+    first, second, single = drawn(labels)
+    assert sorted(first + second + single) == list(range(len(labels)))
+
+
+@settings(deadline=None)
+@given(label_vectors)
+def test_the_rows_of_a_pair_share_their_class(labels):
+    first, second, _ = drawn(labels)
+    assert [labels[i] for i in first] == [labels[j] for j in second]
+
+
+@settings(deadline=None)
+@given(label_vectors)
+def test_one_row_is_left_over_for_every_class_with_an_odd_number(labels):
+    odd = [c for c, count in Counter(labels).items() if count % 2]
+    assert sorted(labels[i] for i in drawn(labels)[2]) == sorted(odd)
+
+
+def test_no_labels_give_no_pairs():
+    assert drawn([]) == ([], [], [])
+
+
+def test_every_two_rows_of_a_class_meet_sooner_or_later_in_both_orders():
+    torch.manual_seed(0)
+    met = set()
+    for _ in range(200):
+        first, second, single = drawn([4, 4, 4])
+        met.add((first[0], second[0], single[0]))
+    assert len(met) == 6
+
+
+def test_the_seed_fixes_the_pairs():
+    labels = torch.arange(40) % 3
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(torch.cat(same_class_pairs(labels)))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40))
+def test_random_pairs_use_every_row_but_an_odd_last_one_once(n):
+    first, second = random_pairs(n, CPU)
+    assert len(first) == len(second) == n // 2
+    assert len(set(torch.cat([first, second]).tolist())) == n // 2 * 2
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40), st.integers(1, 12))
+def test_spread_uses_no_index_twice_before_all_were_used(n, over):
+    times = Counter(spread(n, over, CPU).tolist())
+    counts = [times[index] for index in range(over)]
+    assert sum(counts) == n
+    assert max(counts) - min(counts) <= 1
