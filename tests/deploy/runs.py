@@ -45,7 +45,7 @@ def write_run(folder: Path, recipe: recipes.Recipe = RECIPE, *, finished: bool =
 
 
 def network(recipe: recipes.Recipe = RECIPE) -> nn.Module:
-    """The network whose weights the run holds: random features, their mean per class as its weight."""
+    """The network whose weights the run holds: random features, a head fitted to the digits."""
     model = train.network(recipe, len(CLASS_NAMES))
     model.load_state_dict(_weights(recipes.dump(recipe)))
     return model.eval()
@@ -61,9 +61,9 @@ def _weights(recipe: str) -> dict[str, Tensor]:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # learns all from the one pass that follows
     with torch.no_grad():
-        features = model(normalised(images))
-        means = torch.stack([features[labels == label].mean(dim=0) for label in range(len(CLASS_NAMES))])
-        head.weight.copy_(means - means.mean(dim=0))
+        features = nn.functional.normalize(model(normalised(images)))
+        wanted = nn.functional.one_hot(labels, len(CLASS_NAMES)) - 1 / len(CLASS_NAMES)
+        head.weight.copy_(torch.linalg.lstsq(features, wanted).solution.T)
     model.fc = head
     return model.state_dict()
 

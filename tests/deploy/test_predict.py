@@ -43,7 +43,7 @@ def evaluated() -> evaluate.Predictions:
 def test_files_get_the_labels_and_confidences_of_the_evaluation(deployed, photos):
     predictions = list(predict_paths(deployed, [photos]))
     known = evaluated()
-    assert len(set(known.predictions)) >= 3  # or the test would say nothing
+    assert len(set(known.predictions)) >= 8  # or the test would say nothing
     assert [p.label for p in predictions] == [CLASS_NAMES[i] for i in known.predictions]
     assert np.allclose([p.probability for p in predictions], known.confidence, atol=1e-5)
 
@@ -59,7 +59,7 @@ def test_predictions_do_not_depend_on_the_batch_size(deployed, photos, batch_siz
     assert [p.path for p in parts] == [p.path for p in whole]
     assert [p.label for p in parts] == [p.label for p in whole]
     largest = np.abs(np.subtract([p.probabilities for p in parts], [p.probabilities for p in whole])).max()
-    assert largest < 1e-6
+    assert largest < 1e-5  # sums of float32 are split otherwise in another batch
 
 
 def test_folders_are_searched_deep_and_in_order(deployed, photos):

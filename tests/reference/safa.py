@@ -171,7 +171,7 @@ class Step:
         return mode_seeking(first, second, [made[p] for p in self.shared()], made[n:], ratio)
 
     def mode_seeking_head(self, ratio: str = "per_pair", of: str = "shift") -> float:
-        """Eq. 7, right: the shift of a tail feature against the head pair; or two deltas, one tail feature."""
+        """Eq. 7, right: a tail feature's shift against the head pair; or two deltas, one tail feature."""
         n, real, made = len(self.heads), rows(self.features), rows(self.generated())
         if of == "shift":
             i, j = [real[i] for i, _ in self.heads], [real[j] for _, j in self.heads]

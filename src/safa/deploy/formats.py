@@ -214,8 +214,8 @@ def _require(*packages: str) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's exporters from talking about themselves."""
-    # The first names every torchvision operator it does not find, the second what it cannot trace; a graph that
-    # fails is printed to stderr on top, though the error says it all.
+    # The first names every torchvision operator it does not find, the second what it cannot trace; a graph
+    # that fails is printed to stderr on top, though the error says it all.
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,0 +1,705 @@
+"""SAFA against Eq. 1 to 7 written out, every reading, and the batches in which there is nothing to do."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from safa.augmenters import READINGS, SAFA, Reading
+from safa.errors import UserError
+from safa.types import Augmented, Augmenter
+from tests.reference import safa as literal
+
+COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4, class 0 is rare
+HEAD = {1, 3}
+LABELS = [0, 1, 3, 2, 1, 0, 3]
+TERMS = ("reconstruction", "mode_seeking_tail", "mode_seeking_head", "contrastive")
+
+
+def augmenter(channels: int = 3, seed: int = 0, **options) -> SAFA:
+    torch.manual_seed(seed)
+    return SAFA(channels, COUNTS, head_ratio=0.4, **options)
+
+
+def trained(**options) -> SAFA:
+    """One whose every parameter is away from its start, in float64."""
+    safa = augmenter(**options).double()
+    with torch.no_grad():
+        for parameter in safa.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return safa
+
+
+def maps(
+    labels: list[int] = LABELS, channels: int = 3, seed: int = 1, size: tuple[int, int] = (2, 3)
+) -> Tensor:
+    """Post-ReLU features, as they enter a stage of a ResNet."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(labels), channels, *size)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).clamp(min=0)
+
+
+def run(safa: SAFA, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
+    torch.manual_seed(seed)
+    return safa(features, torch.tensor(labels))
+
+
+def as_maps(features: Tensor, layout: str = "map") -> Tensor:
+    if layout == "tokens":
+        return features.transpose(1, 2)[..., None]
+    return features[..., None, None] if layout == "vector" else features
+
+
+def weights(module: nn.Module) -> literal.Block:
+    return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+
+
+def explanation(
+    safa: SAFA, features: Tensor, augmented: Augmented, labels: list[int] = LABELS
+) -> literal.Step:
+    """The one pairing of the batch by which the equations give just these generated rows."""
+    maps_ = as_maps(features, safa.layout)
+    generated = as_maps(augmented.features[len(labels) :], safa.layout)
+    modules = literal.Modules(
+        weights(safa.delta_extractor),
+        weights(safa.delta_adapter),
+        weights(safa.generator),
+        identity=safa.reading.start == "identity",
+        floor=maps_.min().item() if safa.reading.rectify else None,
+    )
+    found = []
+    for heads, tails in literal.pairings(labels, HEAD):
+        step = literal.Step(modules, maps_, heads, tails, printed=safa.reading.direction == "printed")
+        expected = step.generated()
+        if expected.shape == generated.shape and torch.allclose(expected, generated, rtol=0, atol=1e-10):
+            found.append(step)
+    assert len(found) == 1, f"{len(found)} pairings explain the generated rows"
+    assert augmented.labels.tolist() == labels + [labels[row] for row in found[0].sources()]
+    return found[0]
+
+
+def assert_equations_hold(labels: list[int] = LABELS, **options) -> None:
+    """Rows and terms of Eq. 2 to 5 and 7; Eq. 6 draws pairs of its own and has its own test."""
+    safa = trained(**options)
+    features = maps(labels)
+    if safa.layout == "tokens":
+        features = features.flatten(2).transpose(1, 2)
+    if safa.layout == "vector":
+        features = features[:, :, 0, 0]
+    out = run(safa, features, labels)
+    step, reading = explanation(safa, features, out, labels), safa.reading
+    expected = {
+        "reconstruction": step.reconstruction(reading.target, reading.reduction),
+        "mode_seeking_tail": step.mode_seeking_tail(reading.ratio),
+        "mode_seeking_head": step.mode_seeking_head(reading.ratio, reading.head_ratio_of),
+    }
+    assert {name: out.terms[name].item() for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+# --- the equations -----------------------------------------------------------------------------------------
+
+
+def test_generated_rows_and_terms_follow_eq_2_to_7_written_out():
+    assert_equations_hold()
+
+
+def test_more_tail_pairs_than_head_pairs_leave_some_tail_rows_out():
+    assert_equations_hold(labels=[0, 1, 2, 4, 0, 1, 2])
+
+
+def test_fewer_tail_rows_than_head_pairs_are_used_again():
+    safa = trained(mode_seeking_tail=0.0)
+    features, labels = maps(), [1, 1, 3, 3, 1, 1, 2]
+    assert run(safa, features, labels).labels.tolist() == [*labels, 2, 2, 2]
+
+
+def test_overall_loss_is_the_weighted_sum_of_eq_1():
+    lambdas = dict(zip(TERMS, (3.0, 5.0, 7.0, 11.0), strict=True))
+    out = run(trained(**lambdas), maps())
+    assert set(out.terms) == set(TERMS)
+    expected = sum(weight * out.terms[name] for name, weight in lambdas.items())
+    torch.testing.assert_close(out.loss.detach(), expected)
+
+
+def seen_by_q(
+    safa: SAFA, features: Tensor, labels: list[int]
+) -> tuple[Augmented, list[tuple[int, int]], Tensor, Tensor]:
+    """What Q was shown, as pairs of rows of the grown batch, and what it answered."""
+    shown: list[tuple[Tensor, Tensor]] = []
+    handle = safa.pair_classifier.register_forward_hook(lambda _, given, made: shown.append((given[0], made)))
+    out = run(safa, features, labels)
+    handle.remove()
+    inputs, logits = shown[0]
+    rows = [(half[:, None] == out.features[None]).flatten(2).all(2) for half in inputs.chunk(2, dim=1)]
+    assert all((row.sum(1) == 1).all() for row in rows)
+    pairs = list(zip(*(row.int().argmax(1).tolist() for row in rows), strict=True))
+    return out, pairs, inputs.detach(), logits.detach()
+
+
+@pytest.mark.parametrize("pairs", ["balanced", "random"])
+def test_contrastive_term_follows_eq_6_written_out(pairs):
+    safa = trained(pairs=pairs)
+    out, rows, inputs, logits = seen_by_q(safa, maps(), LABELS)
+    linear = safa.pair_classifier.fc.weight.detach(), safa.pair_classifier.fc.bias.detach()
+    expected = literal.pair_logits(weights(safa.pair_classifier.block), linear, inputs)
+    assert logits.tolist() == pytest.approx(expected)
+    same = [bool(out.labels[i] == out.labels[j]) for i, j in rows]
+    term = literal.contrastive(expected, same, balanced=pairs == "balanced")
+    assert out.terms["contrastive"].item() == pytest.approx(term)
+
+
+def test_both_tail_rows_of_a_pair_take_the_same_delta():
+    safa, features, labels = augmenter(rectify=False).double(), maps([1, 1, 0, 0]), [1, 1, 0, 0]
+    out = run(safa, features, labels)
+    assert out.labels.tolist() == [1, 1, 0, 0, 0, 0]
+    shifts = {
+        tuple((made - features[row]).flatten().round(decimals=9).tolist())
+        for made in out.features[4:]
+        for row in (2, 3)
+    }
+    head_delta = (features[1] - features[0]).flatten().round(decimals=9)
+    assert {tuple(head_delta.tolist()), tuple((-head_delta).tolist())} & shifts
+    assert len(shifts) == 3  # two rows that took one delta, and the two wrong ways round
+
+
+def test_a_tail_row_without_a_partner_gives_one_generated_row():
+    out = run(trained(), maps([1, 1, 0]), [1, 1, 0])
+    assert out.labels.tolist() == [1, 1, 0, 0]
+    assert set(out.terms) == set(TERMS) - {"mode_seeking_tail"}
+
+
+# --- the readings ------------------------------------------------------------------------------------------
+
+
+def test_reading_defaults_are_the_measured_ones():
+    expected = Reading(
+        reconstruction=1.0,
+        mode_seeking_tail=1e-2,
+        mode_seeking_head=1e-2,
+        contrastive=1e-1,
+        start="identity",
+        direction="to_partner",
+        rectify=True,
+        target="partner",
+        reduction="mean",
+        ratio="per_pair",
+        head_ratio_of="shift",
+        pairs="balanced",
+        detach=True,
+    )
+    assert augmenter().reading == READINGS["measured"] == expected
+
+
+def test_reading_paper_prints_lambda_1_a_random_start_and_random_pairs():
+    changed = {
+        field.name: getattr(READINGS["paper"], field.name)
+        for field in dataclasses.fields(Reading)
+        if getattr(READINGS["paper"], field.name) != getattr(READINGS["measured"], field.name)
+    }
+    assert changed == {"reconstruction": 100.0, "start": "random", "pairs": "random"}
+
+
+def test_reading_lambda_3_is_1e_2_and_can_be_the_printed_1e2():
+    assert READINGS["paper"].mode_seeking_head == 1e-2
+    safa = trained(mode_seeking_head=1e2)
+    out = run(safa, maps())
+    expected = sum(getattr(safa.reading, name) * out.terms[name] for name in TERMS)
+    torch.testing.assert_close(out.loss.detach(), expected)
+
+
+def test_reading_can_be_given_whole_or_changed_by_single_choices():
+    mine = Reading(contrastive=0.0, start="random")
+    assert augmenter(reading=mine).reading == mine
+    assert augmenter(reading="paper", start="identity").reading == Reading(
+        reconstruction=100.0, pairs="random"
+    )
+
+
+def test_reading_identity_start_adds_the_raw_head_delta_above_the_floor():
+    features, labels = maps([1, 1, 0]), [1, 1, 0]
+    out = run(augmenter().double(), features, labels)
+    i, j, t = features
+    ways = [torch.maximum(t + delta, features.min()) for delta in (j - i, i - j)]
+    assert sum(torch.allclose(out.features[3], way, rtol=0, atol=1e-12) for way in ways) == 1
+
+
+def test_reading_identity_start_reads_the_raw_delta_back_without_loss():
+    out = run(augmenter(rectify=False).double(), maps())
+    assert out.terms["reconstruction"].item() == pytest.approx(0, abs=1e-20)
+
+
+def test_reading_random_start_follows_the_equations_without_residuals():
+    assert_equations_hold(start="random")
+
+
+def test_reading_random_start_leaves_no_module_silent():
+    safa = augmenter(start="random")
+    assert all(
+        module[-1].weight.abs().sum() > 0
+        for module in (safa.delta_extractor, safa.delta_adapter, safa.generator)
+    )
+    silent = augmenter()
+    assert all(p.abs().sum() == 0 for p in silent.generator[-1].parameters())
+
+
+def test_reading_direction_points_to_the_partner_and_can_be_the_printed_one():
+    assert_equations_hold(direction="to_partner")
+    assert_equations_hold(direction="printed")
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_reading_direction_printed_reverses_the_delta_of_the_same_pair(start):
+    seen = {}
+    for direction in ("to_partner", "printed"):
+        safa = augmenter(direction=direction, start=start).double()
+        safa.delta_extractor.register_forward_pre_hook(
+            lambda _, given, direction=direction: seen.setdefault(direction, given[0])
+        )
+        run(safa, maps())
+    torch.testing.assert_close(seen["printed"], -seen["to_partner"])
+
+
+@pytest.mark.parametrize("direction", ["to_partner", "printed"])
+def test_reading_eq_4_reads_back_what_was_added_to_the_tail_feature(direction):
+    """Printed as E(generated - source); at an identity start only this reads the delta back in both directions."""
+    out = run(
+        augmenter(direction=direction, target="self", rectify=False).double(), maps([1, 1, 0]), [1, 1, 0]
+    )
+    delta = (maps([1, 1, 0])[1] - maps([1, 1, 0])[0]).square().mean()
+    torch.testing.assert_close(out.terms["reconstruction"], delta)  # Eq. 5 alone; Eq. 4 is 0
+
+
+def test_reading_generated_features_stay_above_the_smallest_real_one():
+    out = run(trained(), maps())
+    assert out.features[7:].min() == 0
+    shifted = run(trained(), maps() - 2)
+    assert shifted.features[7:].min() == -2
+
+
+def test_reading_without_rectify_generated_features_may_be_negative():
+    assert_equations_hold(rectify=False)
+    assert run(trained(rectify=False), maps()).features[7:].min() < 0
+
+
+def test_reading_target_is_the_partner_and_can_be_the_printed_feature_itself():
+    assert_equations_hold(target="partner")
+    assert_equations_hold(target="self")
+
+
+def test_reading_reduction_is_mean_and_can_be_sum():
+    assert_equations_hold(reduction="mean")
+    assert_equations_hold(reduction="sum")
+
+
+def test_reading_ratio_is_per_pair_and_can_be_over_the_batch():
+    assert_equations_hold(ratio="per_pair")
+    assert_equations_hold(ratio="batch")
+    assert_equations_hold(ratio="batch", head_ratio_of="deltas")
+
+
+def test_reading_mode_seeking_head_relates_the_shift_and_can_relate_deltas():
+    assert_equations_hold(head_ratio_of="shift")
+    assert_equations_hold(head_ratio_of="deltas")
+    assert_equations_hold(head_ratio_of="deltas", direction="printed")
+
+
+def test_reading_deltas_is_gamed_by_shrinking_the_deltas_and_shift_is_not():
+    values = {}
+    for of in ("shift", "deltas"):
+        for size in (1.0, 1e-3):
+            safa = augmenter(start="random", head_ratio_of=of).double()
+            with torch.no_grad():  # E shrinks by size, D makes up for it
+                for parameter in safa.delta_extractor[-1].parameters():
+                    parameter.mul_(size)
+                safa.delta_adapter[0].weight[:, :3].div_(size)
+            values[of, size] = run(safa, maps()).terms["mode_seeking_head"].item()
+    assert values["deltas", 1e-3] == pytest.approx(1e-3 * values["deltas", 1.0], rel=1e-6)
+    assert values["shift", 1e-3] == pytest.approx(values["shift", 1.0], rel=1e-6)
+
+
+def test_reading_pairs_of_q_are_half_same_class_and_can_be_random_as_printed():
+    labels = [0, 2, 4, 1, 1, 3, 3] * 4
+    for choice in ("balanced", "random"):
+        out, pairs, _, _ = seen_by_q(trained(pairs=choice), maps(labels), labels)
+        assert len(pairs) == len(out.labels) // 2
+        if choice == "random":
+            assert len({row for pair in pairs for row in pair}) == 2 * len(
+                pairs
+            )  # a row is in one pair at most
+        else:
+            same = sum(bool(out.labels[i] == out.labels[j]) for i, j in pairs)
+            assert same >= len(pairs) // 2
+
+
+def test_reading_q_sees_real_head_real_tail_and_generated_rows():
+    kinds = set()
+    for seed in range(5):
+        features = maps(seed=seed)
+        out, pairs, _, _ = seen_by_q(trained(seed=seed), features, LABELS)
+        for row in (row for pair in pairs for row in pair):
+            kinds.add("generated" if row >= 7 else "head" if out.labels[row].item() in HEAD else "tail")
+    assert kinds == {"head", "tail", "generated"}
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_reading_detach_decides_whether_generated_rows_train_the_layers_below(detach):
+    features = maps().requires_grad_()
+    out = run(trained(detach=detach), features)
+    (out.features[7:].square().sum() + out.loss).backward()
+    assert (features.grad.abs().sum() == 0) == detach
+
+
+def test_real_rows_pass_their_gradient_on_whole():
+    features = maps().requires_grad_()
+    out = run(trained(), features)
+    out.features[:7].sum().backward()
+    assert torch.equal(features.grad, torch.ones_like(features))
+
+
+# --- learning ----------------------------------------------------------------------------------------------
+
+
+def without_gradient(safa: SAFA) -> list[str]:
+    return [name for name, p in safa.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+
+
+def learn(safa: SAFA, out: Augmented) -> None:
+    safa.zero_grad()
+    (out.features.square().mean() + out.loss).backward()
+
+
+def test_gradients_reach_every_parameter_of_e_d_g_q():
+    safa = augmenter(start="random").double()
+    learn(safa, run(safa, maps()))
+    assert without_gradient(safa) == []
+
+
+def test_gradients_reach_every_parameter_from_the_second_step_of_an_identity_start():
+    safa = augmenter().double()
+    optimizer = torch.optim.SGD(safa.parameters(), lr=0.1)
+    learn(safa, run(safa, maps()))
+    assert all("3" in name.split(".") for name in safa.state_dict() if name not in without_gradient(safa)
+               and name.startswith(("delta", "generator")) and "running" not in name and "num" not in name)  # fmt: skip
+    optimizer.step()
+    learn(safa, run(safa, maps()))
+    assert without_gradient(safa) == []
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_each_term_alone_gives_finite_gradients(term):
+    lambdas = {name: float(name == term) for name in TERMS}
+    safa = trained(**lambdas)
+    out = run(safa, maps())
+    assert list(out.terms) == [term]
+    out.loss.backward()
+    assert all(p.grad.isfinite().all() for p in safa.parameters())
+    assert any(p.grad.abs().sum() > 0 for p in safa.parameters())
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_of_weight_zero_is_not_computed(term, monkeypatch):
+    functions = {
+        "reconstruction": ["cycle_delta", "cycle_features"],
+        "mode_seeking_tail": [],  # shares its function with the other; the terms tell
+        "mode_seeking_head": [],
+        "contrastive": ["contrastive"],
+    }
+    for name in functions[term]:
+        monkeypatch.setattr(f"safa.augmenters.terms.{name}", lambda *_: pytest.fail("was computed"))
+    out = run(trained(**{term: 0.0}), maps())
+    assert set(out.terms) == set(TERMS) - {term}
+
+
+def test_without_the_contrastive_term_there_is_no_q():
+    safa = augmenter(contrastive=0.0)
+    assert safa.pair_classifier is None
+    assert not any(name.startswith("pair_classifier") for name in safa.state_dict())
+
+
+def test_without_any_term_rows_are_generated_all_the_same():
+    out = run(trained(**dict.fromkeys(TERMS, 0.0)), maps())
+    assert len(out.features) == 10
+    assert out.loss.item() == 0
+    assert out.terms == {}
+
+
+def test_terms_are_detached_for_logging():
+    out = run(trained(), maps())
+    assert out.loss.requires_grad
+    assert not any(term.requires_grad for term in out.terms.values())
+
+
+def test_a_few_steps_lower_the_loss():
+    safa, features, labels = augmenter(start="random"), maps(LABELS * 4).float(), LABELS * 4
+    optimizer = torch.optim.SGD(safa.parameters(), lr=0.05)
+    losses = []
+    for step in range(40):
+        out = run(safa, features, labels, seed=step)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        losses.append(out.loss.item())
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+# --- head and tail -----------------------------------------------------------------------------------------
+
+
+def test_head_classes_are_the_top_fifth_by_count_whatever_their_index():
+    counts = [1, 2, 500, 3, 4, 5, 6, 400, 7, 8]
+    assert SAFA(2, counts).is_head.nonzero().flatten().tolist() == [2, 7]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, np.array, lambda c: np.array(c, np.float64)])
+def test_class_counts_may_be_a_list_tensor_or_array(kind):
+    assert SAFA(2, kind(COUNTS), head_ratio=0.4).is_head.tolist() == [False, True, False, True, False]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 4), max_size=20), st.integers(0, 2**31))
+def test_any_batch_keeps_its_rows_and_grows_by_tail_rows_only(labels, seed):
+    features = maps(labels).requires_grad_()
+    safa = trained()
+    out = run(safa, features, labels, seed)
+    b = len(labels)
+    assert torch.equal(out.features[:b], features)
+    assert out.labels[:b].tolist() == labels
+    assert len(out.features) == len(out.labels)
+    assert not HEAD & set(out.labels[b:].tolist())
+    assert out.features.isfinite().all()
+    pairs = sum(labels.count(c) // 2 for c in HEAD)
+    assert (len(out.labels) > b) == (pairs > 0 and not HEAD.issuperset(labels))
+    assert len(out.labels) - b <= 2 * pairs
+    (out.features.sum() + out.loss).backward()
+    assert all(p.grad.isfinite().all() for p in safa.parameters())
+
+
+NOTHING_TO_DO = {
+    "no tail": [1, 1, 3, 3, 3],
+    "no head": [0, 2, 0, 2, 4],
+    "no head pair": [1, 3, 0, 0, 2],
+    "one class only, head": [1, 1, 1, 1, 1],
+    "one class only, tail": [0, 0, 0, 0, 0],
+    "a single image": [1],
+    "no image": [],
+}
+
+
+@pytest.mark.parametrize("labels", NOTHING_TO_DO.values(), ids=NOTHING_TO_DO.keys())
+def test_a_batch_with_nothing_to_do_passes_unchanged_with_a_differentiable_zero(labels):
+    safa, features = trained(), maps(labels)
+    out = run(safa, features, labels)
+    assert out.features is features
+    assert out.labels.tolist() == labels
+    assert out.terms == {}
+    assert out.loss.item() == 0
+    out.loss.backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in safa.parameters())
+
+
+@pytest.mark.parametrize("switch", ["inactive", "evaluation"])
+def test_inactive_or_in_evaluation_rows_pass_unchanged_and_no_random_number_is_drawn(switch):
+    safa = trained()
+    safa.active = switch != "inactive"
+    safa.train(switch != "evaluation")
+    before = copy.deepcopy(safa.state_dict())
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    features = maps()
+    out = safa(features, torch.tensor(LABELS))
+    assert out.features is features
+    assert out.loss.item() == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in safa.state_dict().items())
+
+
+def test_one_head_class_and_one_tail_image_are_enough():
+    out = run(trained(), maps([3, 3, 4]), [3, 3, 4])
+    assert out.labels.tolist() == [3, 3, 4, 4]
+    assert out.loss.isfinite()
+
+
+def test_an_image_paired_with_its_own_copy_is_no_nan():
+    """PairSampler pairs an image that is alone in its class with itself."""
+    features = maps([1, 1, 4, 4])
+    features[3] = features[2]
+    safa = trained()
+    out = run(safa, features, [1, 1, 4, 4])
+    assert out.terms["mode_seeking_tail"].item() == 0
+    learn(safa, out)
+    assert all(p.grad.isfinite().all() for p in safa.parameters())
+
+
+def test_equal_head_features_are_no_nan():
+    features = maps([1, 1, 0, 0])
+    features[1] = features[0]
+    for start in ("identity", "random"):
+        safa = augmenter(start=start).double()
+        out = run(safa, features, [1, 1, 0, 0])
+        learn(safa, out)
+        assert out.loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in safa.parameters())
+
+
+# --- layouts, precision, memory ----------------------------------------------------------------------------
+
+
+def test_token_sequences_follow_the_same_equations():
+    assert_equations_hold(layout="tokens")
+
+
+def test_vectors_follow_the_same_equations():
+    assert_equations_hold(layout="vector")
+
+
+@pytest.mark.parametrize(("layout", "shape"), [("map", (3, 2, 3)), ("tokens", (6, 3)), ("vector", (3,))])
+def test_generated_rows_have_the_shape_of_real_ones(layout, shape):
+    features = torch.rand(7, *shape)
+    assert run(augmenter(layout=layout), features).features.shape == (10, *shape)
+
+
+@pytest.mark.parametrize("layout", ["map", "vector"])
+def test_a_single_position_needs_two_head_pairs_for_batch_norm(layout):
+    shape = (3, 1, 1) if layout == "map" else (3,)
+    safa = augmenter(layout=layout)
+    assert len(run(safa, torch.rand(5, *shape), [1, 1, 0, 0, 2]).labels) == 5
+    assert len(run(safa, torch.rand(5, *shape), [1, 1, 3, 3, 2]).labels) == 7
+
+
+def test_channels_last_is_kept():
+    features = maps(channels=4, size=(5, 5)).float().contiguous(memory_format=torch.channels_last)
+    safa = augmenter(channels=4).to(memory_format=torch.channels_last)
+    assert run(safa, features).features.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("entering", [torch.float32, torch.bfloat16])
+def test_under_bf16_autocast_rows_keep_their_type_and_terms_are_float32(entering):
+    safa, features = augmenter(), maps().to(entering)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = run(safa, features)
+    assert out.features.dtype == entering
+    assert out.loss.dtype == torch.float32
+    assert {term.dtype for term in out.terms.values()} == {torch.float32}
+    assert torch.equal(out.features[:7], features)
+    out.loss.backward()
+    assert all(p.grad.isfinite().all() for p in safa.parameters())
+
+
+def test_bf16_autocast_stays_near_float32():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = run(augmenter(), maps().float())
+    full = run(augmenter(), maps().float())
+    torch.testing.assert_close(half.features, full.features, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(half.loss, full.loss, rtol=0.05, atol=0.05)
+
+
+def test_float64_in_float64_out():
+    out = run(trained(), maps())
+    assert out.features.dtype == out.loss.dtype == torch.float64
+
+
+# --- state -------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_fixes_the_generated_rows():
+    safa = augmenter(start="random").double()
+    one, again, other = (run(safa, maps(LABELS * 3), LABELS * 3, seed) for seed in (4, 4, 5))
+    assert torch.equal(one.features, again.features)
+    assert torch.equal(one.loss, again.loss)
+    assert not torch.equal(one.features, other.features)
+
+
+def test_state_survives_a_weights_only_round_trip():
+    safa, file = trained(start="random"), io.BytesIO()
+    run(safa, maps())
+    torch.save(safa.state_dict(), file)
+    file.seek(0)
+    loaded = augmenter(seed=9, start="random").double()
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(run(loaded, maps()).features, run(safa, maps()).features)
+    assert torch.equal(run(loaded, maps()).loss, run(safa, maps()).loss)
+
+
+def test_a_copy_generates_the_same_rows():
+    safa = trained()
+    assert torch.equal(run(copy.deepcopy(safa), maps()).features, run(safa, maps()).features)
+
+
+def test_e_d_g_are_conv_bn_relu_conv_and_q_has_a_linear_layer_more():
+    safa = augmenter(channels=8)
+    layers = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d]
+    for module in (safa.delta_extractor, safa.delta_adapter, safa.generator, safa.pair_classifier.block):
+        assert [type(layer) for layer in module] == layers
+    assert isinstance(safa.pair_classifier.fc, nn.Linear)
+    assert [m[0].in_channels for m in (safa.delta_extractor, safa.delta_adapter, safa.generator)] == [
+        8,
+        16,
+        8,
+    ]
+
+
+def test_safa_is_an_augmenter_that_learns_only_while_active():
+    assert isinstance(augmenter(), Augmenter)
+    assert not augmenter().learns_while_idle
+
+
+def test_settings_show_in_the_representation():
+    shown = repr(augmenter(layout="tokens"))
+    assert "channels=3, head_ratio=0.4, layout='tokens', reading=Reading(reconstruction=1.0" in shown
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reading": "measurd"}, "no reading 'measurd'; did you mean 'measured'"),
+        ({"reading": None}, "no reading None; there are measured, paper"),
+        ({"reconstrution": 1.0}, "no option 'reconstrution'; did you mean 'reconstruction'"),
+        (
+            {"start": "identiy"},
+            "start must be one of identity, random, got 'identiy'; did you mean 'identity'",
+        ),
+        ({"reading": Reading(pairs="balance")}, "pairs must be one of balanced, random, got 'balance'"),
+        ({"contrastive": -1.0}, "contrastive is a weight of at least 0, got -1.0"),
+        ({"contrastive": float("nan")}, "contrastive is a weight of at least 0, got nan"),
+        ({"contrastive": True}, "contrastive is a weight of at least 0, got True"),
+        ({"detach": "no"}, "detach must be true or false, got 'no'"),
+        ({"layout": "token"}, "layout must be map, tokens or vector, got 'token'; did you mean 'tokens'"),
+        ({"head_ratio": 20}, r"head_ratio is the share of classes that are head, in \(0, 1\), got 20"),
+        ({"class_counts": [7]}, "at least two classes"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused_with_the_closest_name(options, said):
+    with pytest.raises(UserError, match=said):
+        SAFA(3, **{"class_counts": COUNTS, **options})
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "said"),
+    [
+        ("map", (7, 5, 2, 2), "built for 3 channels but receives 5; pass channels=5"),
+        ("tokens", (7, 2, 5), "built for 3 channels but receives 5; pass channels=5"),
+        (
+            "map",
+            (7, 2, 3),
+            r"layout 'map' with 4 dimensions but receives shape \(7, 2, 3\); pass layout='tokens'",
+        ),
+        ("tokens", (7, 3), "pass layout='vector'"),
+        ("vector", (7, 3, 2, 2), "pass layout='map'"),
+        ("map", (7, 3, 2, 2, 2), "name another layer"),
+    ],
+)
+def test_features_of_another_shape_are_refused_with_the_way_out(layout, shape, said):
+    with pytest.raises(UserError, match=said):
+        run(augmenter(layout=layout), torch.rand(shape))
