@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -85,20 +86,20 @@ def evaluate(run: str, split: str, root: str | None, json: bool) -> int:
 
 def predict(run: str, paths: list[str], format: str, output: str | None, top: int, on_corrupt: str) -> int:
     """Classify files, to a file or to standard output."""
-    import io
-
     from safa.checkpoint import write_atomically
-    from safa.deploy import load_run
-    from safa.deploy import predict as prediction
+    from safa.deploy import network, predict
 
-    writers = {"csv": prediction.to_csv, "json": prediction.to_json}
+    writers = {"csv": predict.to_csv, "json": predict.to_json}
     if format not in writers:
         raise UserError(f"format must be csv or json, got {format!r}{closest(format, writers)}")
-    found = prediction.predict_paths(load_run(Path(run)), [Path(path) for path in paths], top=top, on_corrupt=on_corrupt)
+    deployed = network.load_run(Path(run))
+    for note in deployed.notes:
+        _warn(note)
+    found = predict.predict_paths(deployed, [Path(path) for path in paths], top=top, on_corrupt=on_corrupt, say=_warn)
     if output is None:
         writers[format](found, sys.stdout)
         return 0
-    text = io.StringIO()
+    text = io.StringIO(newline="")
     writers[format](found, text)
     write_atomically(Path(output), text.getvalue().encode())
     return 0
@@ -106,11 +107,14 @@ def predict(run: str, paths: list[str], format: str, output: str | None, top: in
 
 def export(run: str, format: str, output: str | None) -> int:
     """Write the bare network, checked against the original."""
-    from safa.deploy import export as write
-    from safa.deploy import load_run
+    from safa.deploy import export, formats, network
 
-    written = write(load_run(Path(run)), format, Path(output) if output else Path(run) / f"model.{format}")
-    out.print(f"{written.path}: largest difference to the original {written.largest_difference:.1e}")
+    suffix = formats.FORMATS[format].suffix if format in formats.FORMATS else f".{format}"
+    deployed = network.load_run(Path(run))
+    for note in deployed.notes:
+        _warn(note)
+    written = export.export(deployed, format, Path(output) if output else (Path(run) / "model").with_suffix(suffix))
+    _say(f"{written.path}: {written.size:,} bytes, largest difference to the original {written.largest_difference:.1e}")
     return 0
 
 
@@ -241,15 +245,14 @@ def _seeds(text: str) -> list[int]:  # type: ignore[valid-type]
 
 def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
     """What every training ends with: the table, the page and the model files."""
-    from safa.deploy import export as write
-    from safa.deploy import load_run
+    from safa.deploy import export, network
     from safa.report import tables
     from safa.report.page import write_page
 
     for job in jobs:
         model = job.folder / "model.safetensors"
         if not model.exists():
-            write(load_run(job.folder), "safetensors", model)
+            export.export(network.load_run(job.folder), "safetensors", model)
     out.print(tables.to_rich(tables.summarise(lines)), markup=False)
     write_page([job.folder for job in jobs], page, baseline)
     out.print(f"page:  {page}\nmodel: {jobs[-1].folder / 'model.safetensors'}", markup=False)
@@ -294,3 +297,8 @@ def _fill(text: Path, paths: Any) -> None:
 
 def _say(sentence: str) -> None:
     out.print(sentence, markup=False)
+
+
+def _warn(sentence: str) -> None:
+    """To standard error, since standard output may be a CSV."""
+    Console(stderr=True, highlight=False).print(sentence, markup=False)

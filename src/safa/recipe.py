@@ -184,13 +184,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: for a missing file, broken YAML, an unknown key (with the closest existing one) or a wrong type.
     """
     try:
-        plain = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8, so it is no recipe") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(plain, dict):
         raise UserError(f"{path} holds no recipe; it must be a mapping with at least 'method' and 'stages'")
+    plain = to_plain(plain)  # a copy without YAML's aliases, so that an override changes one place alone
     for override in overrides:
         _override(plain, override)
     return from_plain(plain, str(path))
@@ -226,7 +229,7 @@ def to_plain(value: Any) -> Any:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML; ``load`` gives it back."""
-    return yaml.safe_dump(to_plain(recipe), sort_keys=False, width=110)
+    return yaml.dump(to_plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def learning_rate(schedule: Schedule, epoch: int, epochs: int) -> float:
@@ -246,11 +249,16 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads ``2e-4`` as a string, since it wants a dot; recipes follow YAML 1.2 here."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes a folder called ``1e3``, which the loader would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
 
 
 def _override(plain: dict[str, Any], override: str) -> None:
@@ -268,9 +276,13 @@ def _override(plain: dict[str, Any], override: str) -> None:
             place = place.setdefault(parent, {})
         if not isinstance(place, (dict, list)):
             raise UserError(f"cannot set {key!r}: {parent!r} is a single value")
-    value = yaml.load(text, Loader=_Loader)  # noqa: S506
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise UserError(f"cannot set {key!r}: {text!r} is not valid YAML") from error
     if isinstance(place, list):
-        place[place.index(_item(place, last, key))] = value
+        _item(place, last, key)
+        place[int(last)] = value
     else:
         place[last] = value
 
@@ -352,11 +364,43 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UserError(f"{where}.stages[{index}].epochs must be at least 0, got {stage.epochs}")
         if stage.evaluate_every < 1:
             raise UserError(f"{where}.stages[{index}].evaluate_every must be at least 1, got {stage.evaluate_every}")
+        if stage.optimizer is not None:
+            _check_optimizer(stage.optimizer, f"{where}.stages[{index}].optimizer")
+        if stage.schedule is not None:
+            _check_schedule(stage.schedule, f"{where}.stages[{index}].schedule")
+    _check_optimizer(recipe.optimizer, f"{where}.optimizer")
+    _check_schedule(recipe.schedule, f"{where}.schedule")
+    if recipe.clip is not None and not recipe.clip > 0:
+        raise UserError(f"{where}.clip is the largest norm of the gradient, above 0, got {recipe.clip:g}")
     if recipe.batch_size < 2:
         raise UserError(f"{where}.batch_size must be at least 2, since batch norm needs two images, got {recipe.batch_size}")
-    if recipe.data.imbalance_factor < 1:
-        factor = recipe.data.imbalance_factor
+    _check_data(recipe.data, where)
+
+
+def _check_optimizer(optimizer: Optimizer, where: str) -> None:
+    for name in ("momentum", "weight_decay"):
+        value = getattr(optimizer, name)
+        if not 0 <= value < math.inf:
+            raise UserError(f"{where}.{name} must be at least 0, got {value:g}")
+    if optimizer.nesterov and not optimizer.momentum:
+        raise UserError(f"{where}.nesterov needs a momentum above 0")
+
+
+def _check_schedule(schedule: Schedule, where: str) -> None:
+    for name in ("lr", "factor", "warmup_epochs", "final"):
+        value = getattr(schedule, name)
+        if not 0 <= value < math.inf:
+            raise UserError(f"{where}.{name} must be at least 0, got {value:g}")
+
+
+def _check_data(data: Data, where: str) -> None:
+    if not data.imbalance_factor >= 1:
+        factor = data.imbalance_factor
         meant = f"; did you mean {1 / factor:g}?" if factor > 0 else ""
         raise UserError(f"imbalance_factor is largest over smallest class, so at least 1, got {factor:g}{meant}")
-    if not 0 <= recipe.data.validation < 1:
-        raise UserError(f"{where}.data.validation is a fraction in [0, 1), got {recipe.data.validation:g}")
+    if not 0 <= data.validation < 1:
+        raise UserError(f"{where}.data.validation is a fraction in [0, 1), got {data.validation:g}")
+    if not 0 < data.head_ratio < 1:
+        raise UserError(f"{where}.data.head_ratio is the share of classes that are head, in (0, 1), got {data.head_ratio:g}")
+    if data.image_size is not None and data.image_size < 1:
+        raise UserError(f"{where}.data.image_size is a number of pixels, got {data.image_size}")

@@ -1,6 +1,6 @@
 """Run folders as a training run leaves them, invented: the page is developed and tested on these.
 
-    python -m tests.report.synthetic FOLDER    # three methods, two seeds, 100 classes
+python -m tests.report.synthetic FOLDER    # three methods, two seeds, 100 classes
 """
 
 from __future__ import annotations
@@ -11,18 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = (
-    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
-    "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
-    "elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard "
-    "lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear "
-    "pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal "
-    "shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank "
-    "telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
-).split()
+# The classes of CIFAR-100.
+NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
+can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree
+pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea
+seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table
+tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
+worm
+""".split()  # noqa: SIM905, one word a line would be a hundred lines
 
-# method -> accuracy of the largest class, of the smallest class, and whether the second stage generates features
-METHODS = {"LDAM": (0.84, 0.08, False), "LDAM-DRW": (0.78, 0.22, False), "LDAM-DRW-SAFA": (0.75, 0.29, True)}
+# method -> accuracy of the largest class, of the smallest class, and whether features are generated
+METHODS = {
+    "LDAM": (0.84, 0.08, False),
+    "LDAM-DRW": (0.78, 0.22, False),
+    "LDAM-DRW-SAFA": (0.75, 0.29, True),
+}
 
 
 def write_run(
@@ -40,7 +46,7 @@ def write_run(
     leave_out: tuple[str, ...] = (),
     **changes: object,
 ) -> Path:
-    """Write one run folder; ``changes`` replace keys of the result line, ``leave_out`` names files not written."""
+    """Write a run folder; ``changes`` replace keys of the result line, ``leave_out`` names missing files."""
     names = NAMES if names is None else names
     generator = np.random.default_rng([seed, sorted(METHODS).index(method)])
     counts = exponential(largest, len(names), imbalance_factor)
@@ -187,7 +193,8 @@ def features(counts, generates, generator, dimensions: int = 16) -> dict[str, np
     }
 
 
-def write_comparison(folder: Path, methods: tuple[str, ...] = tuple(METHODS), seeds: int = 2, **options) -> list[Path]:
+def write_comparison(folder: Path, methods=tuple(METHODS), seeds: int = 2, **options) -> list[Path]:
+    """One run folder per method and seed."""
     return [
         write_run(folder / f"{method.lower()}-{seed}", method, seed=seed, **options)
         for method in methods

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safa.augmenters import terms
-from safa.augmenters.pairing import random_pairs, same_class_pairs, spread
+from safa.augmenters.pairing import random_pairs, rows_of, same_class_pairs, spread
 from safa.classes import head_classes
 from safa.errors import UserError, closest
 from safa.types import Augmented
@@ -168,7 +168,10 @@ class SAFA(nn.Module):
         generated = self.generator(moved)
         if self.reading.start == "identity":
             generated = moved + generated
-        return torch.maximum(generated, floor.to(generated.dtype)) if self.reading.rectify else generated
+        if not self.reading.rectify:
+            return generated
+        floor = floor.to(generated.dtype)
+        return (generated - floor).relu() + floor  # not torch.maximum, whose gradient is ten times slower
 
     def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Head pairs (i, j) and tail pairs (i, k), each of one class; a lone tail row is its own partner."""
@@ -183,13 +186,13 @@ class SAFA(nn.Module):
     ) -> _Generated:
         """Both tail features of a pair take the same delta, so that L_ms^t can compare them."""
         sign = 1 if self.reading.direction == "to_partner" else -1
-        difference = sign * (source[head_j] - source[head_i])
+        difference = sign * (rows_of(source, head_j) - rows_of(source, head_i))
         delta = self.extract(difference)  # Eq. 2
         partnered = (tail_i != tail_k).nonzero().squeeze(1)
         rows = torch.cat([tail_i, tail_k[partnered]])
-        tail = source[rows]
+        tail = rows_of(source, rows)
         floor = source.detach().amin()
-        features = self.translate(torch.cat([delta, delta[partnered]]), tail, floor)  # Eq. 3
+        features = self.translate(torch.cat([delta, rows_of(delta, partnered)]), tail, floor)  # Eq. 3
         return _Generated(features, rows, tail, delta, difference, head_i, head_j, partnered, floor)
 
     def _terms(self, source: Tensor, generated: _Generated, labels: Tensor) -> dict[str, Tensor]:
@@ -210,8 +213,8 @@ class SAFA(nn.Module):
         """L_r: read the delta back from what it generated, and move the head feature by it.  [Eq. 4, 5]"""
         n = len(generated.delta)
         read_back = self.extract(generated.features[:n] - generated.tail[:n])
-        rebuilt = self.translate(read_back, source[generated.head_i], generated.floor)
-        target = source[generated.head_j if self.reading.target == "partner" else generated.head_i]
+        rebuilt = self.translate(read_back, rows_of(source, generated.head_i), generated.floor)
+        target = rows_of(source, generated.head_j if self.reading.target == "partner" else generated.head_i)
         reduction = self.reading.reduction
         of_delta = terms.cycle_delta(read_back, generated.delta, reduction)
         return of_delta + terms.cycle_features(rebuilt, target, reduction)
@@ -220,13 +223,13 @@ class SAFA(nn.Module):
         """L_ms^t: one delta, two tail features of one class.  [Eq. 7]"""
         n, pairs = len(generated.delta), generated.partnered
         features, tail = generated.features, generated.tail
-        return self._ratio(tail[pairs], tail[n:], features[pairs], features[n:])
+        return self._ratio(rows_of(tail, pairs), tail[n:], rows_of(features, pairs), features[n:])
 
     def _mode_seeking_head(self, source: Tensor, generated: _Generated) -> Tensor:
         """L_ms^h: the tail feature moves as far as the head pair lies apart.  [Eq. 7]"""
         n = len(generated.delta)
         if self.reading.head_ratio_of == "shift":
-            heads = source[generated.head_i], source[generated.head_j]
+            heads = rows_of(source, generated.head_i), rows_of(source, generated.head_j)
             return self._ratio(*heads, generated.features[:n], generated.tail[:n])
         reverse = self.extract(-generated.difference)
         back = self.translate(reverse, generated.tail[:n], generated.floor)
@@ -248,7 +251,8 @@ class SAFA(nn.Module):
             chosen = torch.randperm(len(same_first), device=labels.device)[:half]
             first = torch.cat([first[half:], same_first[chosen]])
             second = torch.cat([second[half:], same_second[chosen]])
-        logits = self.pair_classifier(torch.cat([features[first], features[second]], dim=1))
+        pairs = rows_of(features, torch.cat([first, second])).chunk(2)
+        logits = self.pair_classifier(torch.cat(pairs, dim=1))
         return terms.contrastive(logits, labels[first] == labels[second], balanced)
 
     def _nothing(self) -> Tensor:

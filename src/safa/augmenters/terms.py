@@ -110,7 +110,7 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference per row, shape (n,)."""
     if len(a) == 0:
         raise ValueError("mode seeking needs at least one pair; with none, leave the term out")
-    return (_full(a) - _full(b)).abs().flatten(1).mean(1)
+    return (_full(a) - _full(b)).abs().mean(dim=tuple(range(1, a.dim())))
 
 
 def _full(x: Tensor) -> Tensor:

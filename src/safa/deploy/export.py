@@ -126,7 +126,9 @@ def _largest_difference(original: Deployed, other: Deployed) -> tuple[int, float
     generator = torch.Generator().manual_seed(0)
     size, worst = original.card.image_size, 0.0
     for n in _CHECKED_BATCHES:
-        images = torch.rand(n, 3, size, size, generator=generator)
+        # Of varied colour and contrast: plain noise may drive each softmax to 0 and 1 and hide a fault.
+        first, second = torch.rand(2, n, 3, 1, 1, generator=generator)
+        images = first + (second - first) * torch.rand(n, 3, size, size, generator=generator)
         difference = (original.probabilities(images) - other.probabilities(images)).abs().max()
         worst = float(torch.maximum(torch.tensor(worst), difference))  # unlike max(), keeps a NaN
     return sum(_CHECKED_BATCHES), worst

@@ -38,9 +38,7 @@ def training(
         if panel.logarithmic and all((curve.low > 0).all() for curve in panel.curves.values()):
             axes.set_yscale("log")
             # Plain figures: matplotlib's own exponents are set as mathematics.
-            axes.yaxis.set_major_formatter(
-                FuncFormatter(lambda value, _: np.format_float_positional(value, trim="-"))
-            )
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
             axes.yaxis.set_minor_locator(NullLocator())
         for epoch, name in stages:
             axes.axvline(epoch, color=colour("muted"), linewidth=0.9, linestyle=(0, (1, 2)))
@@ -57,6 +55,11 @@ def training(
         axes.set_xlabel("epochs done")
         axes.tick_params(labelbottom=True)
     return figure
+
+
+def _plain(value: float) -> str:
+    """0.00001, not 1e-05; a power of ten on a logarithmic axis is off by rounding."""
+    return np.format_float_positional(float(f"{value:.6g}"), trim="-")
 
 
 @themed

@@ -192,7 +192,7 @@ def _shade_rows(axes: Any, comparison: Comparison, *, named: bool = True) -> Non
     for group in comparison.groups:
         first, last = _span(comparison, group)
         axes.axhspan(first - 0.5, last - 0.5, color=colour(group), alpha=0.09, linewidth=0, zorder=0)
-    names = [f"{shortened(comparison.class_names[c], 18)}  {comparison.counts[c]}" for c in order]
+    names = [f"{shortened(comparison.class_names[c], 18)} ({comparison.counts[c]})" for c in order]
     axes.set_yticks(range(len(order)), names if named else [""] * len(order))
     groups = comparison.group_of()
     for label, class_id in zip(axes.get_yticklabels(), order, strict=True):

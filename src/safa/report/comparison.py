@@ -63,9 +63,9 @@ class Comparison:
         return list(self.groups)[-1]
 
     def ink(self, method: str) -> int:
-        """The method's number in the palette: 0 for the baseline or an only method, then 1 to 7, 1, …"""
+        """The method's number in the palette: 0 for the baseline, then 1 to 7, 1, …"""
         others = [name for name in self.methods if name != self.baseline]
-        return 0 if method == self.baseline or len(self.methods) == 1 else 1 + others.index(method) % 7
+        return 0 if method == self.baseline else 1 + others.index(method) % 7
 
     def runs_of(self, method: str) -> list[Run]:
         """The runs of one method, by seed."""

@@ -50,13 +50,13 @@ def shown_classes(comparison: Comparison) -> tuple[list[int], list[int]]:
 def sample(features: Features, classes: list[int]) -> IntArray:
     """Indices of at most 100 features per class and kind, always the same ones, in stored order."""
     generator = np.random.default_rng(0)
-    chosen = []
+    chosen = [np.zeros(0, dtype=np.int64)]
     for class_id in classes:
         for kind in KINDS:
             rows = np.flatnonzero((features.labels == class_id) & (features.kind == kind))
             amount = min(len(rows), MOST_PER_CLASS_AND_KIND)
             chosen.append(np.sort(generator.permutation(rows)[:amount]))
-    return np.concatenate(chosen).astype(np.int64)
+    return np.concatenate(chosen)
 
 
 def embed(features: Features, classes: list[int]) -> Embedding | str:

@@ -30,7 +30,8 @@ def headline(comparison: Comparison) -> Headline:
         return _unpaired(comparison, rows)
     best = min(gaps, key=lambda method: gaps[method].mean)
     pair = next(pair for pair in pairs if pair.method == best)
-    claim = _claim(pair, gaps[best], rivals=len(pairs))
+    whom = "the rare classes" if comparison.rare_group != "many" else "the classes"
+    claim = _claim(pair, gaps[best], whom, rivals=len(pairs))
     return Headline(claim, _detail(comparison, pair, rows[pair.baseline], rows[pair.method]))
 
 
@@ -39,9 +40,9 @@ def _gap(pair: Paired, group: str) -> Difference | None:
     return gap
 
 
-def _claim(pair: Paired, gap: Difference, rivals: int) -> str:
+def _claim(pair: Paired, gap: Difference, whom: str, rivals: int) -> str:
     amount = f"{abs(gap.mean):.1f} points {'more' if gap.mean < 0 else 'fewer'}"
-    ending = f"of the rare-class images right than {pair.baseline}"
+    ending = f"of {whom}’ images right than {pair.baseline}"
     if gap.mean < 0 and gap.sd is None:
         return f"On one seed, {pair.method} gets {amount} {ending}"
     if gap.mean < 0 and gap.is_clear:
@@ -49,8 +50,8 @@ def _claim(pair: Paired, gap: Difference, rivals: int) -> str:
     if gap.mean < 0:
         return f"Within the seeds’ spread: {pair.method} gets {amount} {ending}"
     if rivals == 1:
-        return f"{pair.method} does not help the rare classes: it gets {amount} {ending}"
-    return f"No method helps the rare classes: the closest, {pair.method}, gets {amount} {ending}"
+        return f"{pair.method} does not help {whom}: it gets {amount} {ending}"
+    return f"No method helps {whom}: the closest, {pair.method}, gets {amount} {ending}"
 
 
 def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str:
@@ -80,7 +81,8 @@ def _from_to(pair: Paired, theirs: Row, ours: Row, figure: str) -> str:
     gap = _gap(pair, figure)
     if before is None or after is None or gap is None:
         return "not known"
-    over = f", lower in {gap.wins} of {gap.n} seeds" if gap.n > 1 else ""
+    # The means are over each method's own seeds, the difference over the common ones.
+    over = f" over {gap.n} common seeds, lower in {gap.wins}" if gap.n > 1 else ""
     return (
         f"{before.mean:.2f} % with {pair.baseline}, {after.mean:.2f} % with {pair.method}, "
         f"a difference of {gap.text(signed=True)} points{over}"
@@ -92,7 +94,11 @@ def _single(comparison: Comparison, row: Row) -> Headline:
     right = (
         f"{100 - rare.mean:.1f} % of the rare classes right" if rare else "an unknown share of the rare right"
     )
-    others = f", {100 - row.many.mean:.1f} % of the frequent ones" if row.many else ""
+    others = (
+        f", {100 - row.many.mean:.1f} % of the frequent ones"
+        if row.many and comparison.rare_group != "many"
+        else ""
+    )
     seeds = "one seed" if row.n == 1 else f"{row.n} seeds"
     return Headline(
         f"{row.label} gets {right}{others}",
@@ -114,9 +120,10 @@ def _unpaired(comparison: Comparison, rows: dict[str, Row]) -> Headline:
 
 
 def describe_group(comparison: Comparison, group: str) -> str:
-    """``the 30 few-shot classes (5–19 training images each)``."""
+    """Words such as ``the 30 few-shot classes (5–19 training images each)``."""
     counts = comparison.counts[comparison.groups[group]]
     least, most = int(counts.min()), int(counts.max())
     images = f"{least}" if least == most else f"{least}–{most}"
     classes = "class" if len(counts) == 1 else "classes"
-    return f"the {len(counts)} {group}-shot {classes} ({images} training images each)"
+    number = "one" if len(counts) == 1 else len(counts)
+    return f"the {number} {group}-shot {classes} ({images} training images each)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def write_page(runs: Sequence[Path | str], output: Path | str, baseline: str | N
         draft.write_text(page, encoding="utf-8")
         draft.replace(output)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise UserError(f"cannot write {output}: {error.strerror or error}") from None
     return output
 

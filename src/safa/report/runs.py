@@ -118,8 +118,10 @@ def _check_classes(result: lines.Line, where: str) -> None:
         lengths[key] = len(result[key])
     if len(set(lengths.values())) != 1:
         raise UserError(f"{where}: these lists differ in length: {lengths}")
-    if not isinstance(result.get("groups"), dict):
-        raise UserError(f"{where}: groups maps many, medium, few to class ids, got {result.get('groups')!r}")
+    groups = result.get("groups")
+    ids = [class_id for listed in groups.values() for class_id in listed] if isinstance(groups, dict) else []
+    if not ids or not set(ids) <= set(range(len(result["class_counts"]))):
+        raise UserError(f"{where}: groups maps many, medium, few to class ids, got {groups!r}")
 
 
 def _log(file: Path, missing: dict[str, str]) -> tuple[lines.Line, ...]:
@@ -144,7 +146,8 @@ def _arrays(file: Path, keys: tuple[str, ...], missing: dict[str, str]) -> dict[
         missing[file.name] = f"the run wrote no {file.name}"
         return None
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        # Opened here, for np.load leaves a broken file open.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             arrays = {key: np.asarray(stored[key]) for key in keys}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         missing[file.name] = f"{file.name} is broken ({type(error).__name__})"

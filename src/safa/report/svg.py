@@ -27,6 +27,7 @@ _COLOURS = (
     *(f"class-{index}" for index in range(5)),
 )
 _STYLE = {
+    "svg.hashsalt": "safa",  # the same page every time
     "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page's font
     "text.parse_math": False,  # a class may be called "$5"
     "font.family": "DejaVu Sans",  # comes with matplotlib; measures a little wider than what browsers use

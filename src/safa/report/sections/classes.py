@@ -21,7 +21,7 @@ def accuracy(comparison: Comparison) -> str:
     how = (
         "A point is a class, the line a running mean over a tenth of the classes."
         if many_classes
-        else "The figure beside a name is the number of training images."
+        else "In brackets the number of training images."
     )
     seeds = " Mean over the seeds of a method." if len(comparison.runs) > len(comparison.methods) else ""
     chart = responsive(

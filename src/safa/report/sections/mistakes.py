@@ -15,12 +15,11 @@ from safa.report.svg import responsive
 def mistakes(comparison: Comparison) -> str:
     """What the rare classes are mistaken for."""
     classes = confusion.rare_classes(comparison)
-    methods = in_focus(comparison)
     found = {
         method: confusion.mistakes(comparison.runs_of(method), classes, len(comparison.counts))
-        for method in comparison.methods
+        for method in in_focus(comparison)
     }
-    drawn = {method: part for method in methods if (part := found[method]) is not None}
+    drawn = {method: part for method, part in found.items() if part is not None}
     gaps = missing(comparison.runs, "predictions.npz")
     if not drawn:
         return absent(f"no confusions: {gaps or 'no predictions are stored'}")
@@ -52,8 +51,9 @@ def _matrices(comparison: Comparison, drawn: dict[str, confusion.Mistakes]) -> s
         f"The {rows} rarest classes by row, what they are taken for by column. Grey is right, colour is the "
         "group of the mistake; the fuller, the larger the share of the row."
     )
-    left_out = len(comparison.methods) - len(drawn)
-    more = f" {left_out} further methods are in the bars above only." if left_out > 0 else ""
+    focus = in_focus(comparison)
+    left_out = [method for method in comparison.methods if method not in focus]
+    more = f" Only in the bars above: {escaped(', '.join(left_out))}." if left_out else ""
     return f'<div class="panels">{panels}</div><p class="note">{caption}{more}</p>'
 
 

@@ -1,0 +1,125 @@
+"""The first sentence: honest about gains, losses, single seeds and spread."""
+
+from __future__ import annotations
+
+import pytest
+
+from safa.errors import UserError
+from safa.report.comparison import compare, likely_baseline
+from safa.report.headline import headline
+from safa.report.runs import Run
+from tests.report.test_lines import LINE
+
+
+def run(method: str, seed: int = 0, few: float | None = 60.0, **changes) -> Run:
+    result = LINE | {
+        "method": method,
+        "recipe": method,
+        "seed": seed,
+        "error_few": few,
+        "class_names": ["a", "b", "c"],
+        "class_counts": [200, 50, 5],
+        "groups": {"many": [0], "medium": [1], "few": [2]},
+    }
+    return Run(name=f"{method}-{seed}", result=result | changes)
+
+
+def claim(*runs: Run, baseline: str | None = None) -> str:
+    return headline(compare(runs, baseline)).claim
+
+
+def seeds(method: str, *few: float) -> list[Run]:
+    return [run(method, seed, error) for seed, error in enumerate(few)]
+
+
+def test_a_clear_gain_is_claimed_in_points():
+    said = claim(*seeds("CE", 60, 61, 62), *seeds("CE-SAFA", 55, 56.5, 56.5))
+    assert said == "CE-SAFA gets 5.0 points more of the rare classes’ images right than CE"
+
+
+def test_a_gain_inside_the_spread_is_called_so():
+    said = claim(*seeds("CE", 60, 61, 62), *seeds("CE-SAFA", 55, 66, 61))
+    assert said.startswith("Within the seeds’ spread: CE-SAFA gets 0.3 points more")
+
+
+def test_a_single_seed_is_called_a_single_seed():
+    compared = headline(compare([run("CE", few=60), run("CE-SAFA", few=52)]))
+    assert compared.claim.startswith("On one seed, CE-SAFA gets 8.0 points more")
+    assert "the spread is unknown" in compared.detail
+
+
+def test_a_loss_is_not_dressed_up():
+    said = claim(*seeds("CE", 60, 61), *seeds("CE-SAFA", 62, 63))
+    assert said.startswith("CE-SAFA does not help the rare classes: it gets 2.0 points fewer")
+
+
+def test_among_several_methods_without_a_gain_the_closest_is_named():
+    said = claim(*seeds("CE", 60), *seeds("CE-SAFA", 62), *seeds("LDAM", 61))
+    assert said.startswith("No method helps the rare classes: the closest, LDAM, gets 1.0 points fewer")
+
+
+def test_the_price_for_the_frequent_classes_is_named():
+    runs = [run("CE", error_many=3.0), run("CE-SAFA", few=50, error_many=4.5)]
+    assert "The frequent classes pay for it: +1.50 points of error." in headline(compare(runs)).detail
+
+
+def test_without_a_common_seed_nothing_is_compared():
+    assert claim(run("CE", 0), run("CE-SAFA", 1)).startswith("No method shares a seed with CE")
+
+
+def test_one_method_alone_is_described():
+    assert claim(run("CE", few=60)) == "CE gets 40.0 % of the rare classes right, 97.0 % of the frequent ones"
+
+
+def test_without_few_shot_classes_the_rarest_group_is_meant():
+    changes = {"groups": {"many": [0], "medium": [1, 2], "few": []}}
+    runs = [run("CE", **changes), run("CE-SAFA", error_medium=15.0, **changes)]
+    said = headline(compare(runs))
+    assert "5.0 points more" in said.claim
+    assert "the 2 medium-shot classes (5–50 training images each)" in said.detail
+
+
+@pytest.mark.parametrize(
+    ("methods", "baseline"),
+    [
+        (["LDAM", "LDAM-DRW", "LDAM-DRW-SAFA"], "LDAM-DRW"),
+        (["CE-SAFA", "CE"], "CE"),
+        (["CE", "Focal"], "CE"),
+        (["CB-CE", "LDAM-DRW-RSG", "LDAM-DRW-SAFA"], "CB-CE"),
+    ],
+)
+def test_the_likely_baseline_is_what_another_method_extends(methods, baseline):
+    assert likely_baseline(methods) == baseline
+
+
+def test_a_named_baseline_is_used():
+    assert claim(run("CE", few=60), run("CE-SAFA", few=55), baseline="CE-SAFA").startswith("CE does not help")
+
+
+def test_runs_that_do_not_belong_together_are_refused():
+    with pytest.raises(
+        UserError, match=r"imbalance_factor differs: 20 in CE-0, 50 in LDAM-0; write one page"
+    ):
+        compare([run("CE"), run("LDAM", imbalance_factor=50)])
+    with pytest.raises(UserError, match="seed 0 of CE comes twice, in CE-0 and CE-0"):
+        compare([run("CE"), run("CE")])
+    with pytest.raises(UserError, match="no run of the baseline 'LDAM'; there are CE"):
+        compare([run("CE")], baseline="LDAM")
+    with pytest.raises(UserError, match="no run to report on"):
+        compare([])
+
+
+def test_per_class_accuracy_is_the_mean_over_seeds_and_skips_what_is_unknown():
+    runs = [
+        run("CE", 0, error_per_class=[10.0, 50.0, None]),
+        run("CE", 1, error_per_class=[20.0, None, None]),
+    ]
+    accuracy = compare(runs).accuracy("CE")
+    assert accuracy[:2].tolist() == [85.0, 50.0]
+    assert accuracy[2] != accuracy[2]
+
+
+def test_head_classes_go_by_count_whatever_their_index():
+    is_head, ratio = compare([run("CE", class_counts=[5, 200, 50])]).head_classes()
+    assert is_head.tolist() == [False, True, False]
+    assert ratio == 0.2

@@ -1,0 +1,238 @@
+"""The page: self-contained, escaped, and whole whatever the run folder lacks."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from safa.errors import UserError
+from safa.report import confusion, curves, embedding, page
+from safa.report.comparison import compare
+from safa.report.runs import read_run
+from tests.report.synthetic import write_comparison, write_run
+
+DIGITS = {
+    "names": [f"digit {number}" for number in range(10)],
+    "largest": 140,
+    "imbalance_factor": 20,
+    "dataset": "digits",
+    "epochs": 10,
+}
+BARE = DIGITS | {"leave_out": ("features.npz",)}  # t-SNE takes seconds
+SECTIONS = ["summary", "tail", "classes", "changes", "training", "mistakes", "features", "settings"]
+VOID = {"meta", "br", "path", "use", "img", "hr"}
+
+
+class Balanced(HTMLParser):
+    """Collects ids and refuses a tag that is not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def written(tmp_path, runs, **options) -> str:
+    return page.write_page(runs, tmp_path / "page.html", **options).read_text(encoding="utf-8")
+
+
+def section(text: str, anchor: str) -> str:
+    return re.search(rf'<section id="{anchor}">.*?</section>', text, re.DOTALL)[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
+    """Three methods, two seeds, ten classes."""
+    folder = tmp_path_factory.mktemp("whole")
+    return written(folder, write_comparison(folder / "runs", **DIGITS))
+
+
+def test_the_page_refers_to_nothing_outside(whole):
+    assert not re.search(r"https?:|//[a-z]|<script|<link|<img|<iframe|@import|src=", whole, re.IGNORECASE)
+    assert set(re.findall(r"url\((.)", whole)) <= {"#"}
+    assert set(re.findall(r'href="(.)', whole)) == {"#"}
+
+
+def test_every_section_is_there_and_the_html_is_balanced(whole):
+    parser = Balanced()
+    parser.feed(whole)
+    assert parser.open == []
+    assert [name for name in parser.ids if name in SECTIONS] == SECTIONS
+    # Two equal charts may define the same clip path; anything else would be a clash.
+    references = set(re.findall(r'(?:href="|url\()#([^")]+)', whole))
+    assert references <= set(parser.ids)
+
+
+def test_every_colour_comes_from_the_style_sheet(whole):
+    charts = "".join(re.findall(r'<svg class="chart".*?</svg>', whole, re.DOTALL))
+    assert "var(--few)" in charts
+    assert not re.search(r"#[0-9a-f]{6}\b", charts)
+    for variable in set(re.findall(r"var\((--[a-z0-9-]+)\)", whole)):
+        assert f"{variable}:" in whole
+
+
+def test_the_comparison_names_its_baseline_and_all_methods(whole):
+    assert "Against LDAM-DRW, seed by seed" in section(whole, "summary")
+    assert "LDAM-DRW-SAFA" in section(whole, "changes")
+    assert "best on test*" in section(whole, "summary")
+    assert "no epoch was chosen on the test set" in section(whole, "settings")
+
+
+def test_loss_terms_and_stages_are_drawn(whole):
+    training = section(whole, "training")
+    assert "term: cycle reconstruction" in training
+    assert "deferred / safa" in training
+
+
+def test_a_class_called_script_is_a_name(tmp_path):
+    names = ["<script>alert(1)</script>", '$a_b$ & "c"', "鳥", "x" * 60]
+    options = {"names": names, "largest": 150, "imbalance_factor": 30, "epochs": 4}
+    methods = ("LDAM-DRW", "LDAM-DRW-SAFA")
+    text = written(tmp_path, write_comparison(tmp_path / "runs", methods, 1, **options))
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "$a_b$ &amp;" in text
+    assert "鳥" in text
+
+
+def test_one_run_gives_a_page_that_says_what_a_second_would_add(tmp_path):
+    text = written(tmp_path, [write_run(tmp_path / "run", "LDAM-DRW-SAFA", **BARE)])
+    assert "give a second method" in section(text, "changes")
+    assert "±" not in section(text, "summary").split('class="note"')[0]
+
+
+def test_only_the_result_line_is_needed_and_every_missing_file_is_named(tmp_path):
+    files = ("log.jsonl", "predictions.npz", "features.npz", "recipe.yaml", "subset.json")
+    text = written(tmp_path, [write_run(tmp_path / "bare", **DIGITS, leave_out=files)])
+    for file, anchor in zip(files, ("training", "mistakes", "features"), strict=False):
+        assert f"the run wrote no {file}" in section(text, anchor)
+    assert text.count('class="absent"') == 4  # these three, and nothing to compare with
+
+
+def test_broken_files_are_reported_and_the_page_is_written(tmp_path):
+    folder = write_run(tmp_path / "bare", **DIGITS)
+    (folder / "features.npz").write_bytes(b"PK\x03\x04 cut short")
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 10, "st')
+    text = written(tmp_path, [folder])
+    assert "features.npz is broken" in section(text, "features")
+    assert "log.jsonl, line 11 is not valid JSON" in section(text, "training")
+    assert str(tmp_path) not in text
+
+
+def test_a_class_that_is_never_predicted_and_one_without_test_images(tmp_path):
+    folder = write_run(tmp_path / "never", **BARE, never_predicted=(9,))
+    with np.load(folder / "predictions.npz") as stored:
+        kept = {name: array[stored["labels"] != 8] for name, array in stored.items()}
+    np.savez(folder / "predictions.npz", **kept)
+    result = json.loads((folder / "result.json").read_text())
+    result["error_per_class"][8] = None
+    (folder / "result.json").write_text(json.dumps(result))
+    text = written(tmp_path, [folder])
+    assert "<strong>0</strong>" in section(text, "mistakes")
+    assert "no test image" in section(text, "mistakes")
+
+
+def test_a_hundred_classes_and_a_thousand_stay_readable(tmp_path):
+    names = [f"species {number}" for number in range(1200)]
+    bare = {"leave_out": ("features.npz",), "epochs": 3, "test_images": 1}
+    runs = write_comparison(tmp_path / "many", ("LDAM-DRW", "LDAM-DRW-SAFA"), 1, names=names, **bare)
+    text = written(tmp_path, runs)
+    assert "averaged over neighbours" in section(text, "classes")
+    assert "1200 classes are too many to list" in section(text, "classes")
+    assert len(text) < 2_000_000
+
+
+def test_different_subsets_for_one_seed_are_pointed_out(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", "LDAM-DRW", **BARE),
+        write_run(tmp_path / "b", "LDAM-DRW-SAFA", **BARE, subset_sha256="cd" * 32),
+    ]
+    text = written(tmp_path, runs)
+    assert "did not train on the same images for seed 0" in section(text, "settings")
+
+
+def test_a_page_is_the_same_every_time(tmp_path):
+    runs = [write_run(tmp_path / "run", **DIGITS | {"names": list("abcd")})]
+    assert written(tmp_path / "a", runs) == written(tmp_path / "b", runs)
+
+
+def test_user_mistakes_are_clear_errors(tmp_path):
+    with pytest.raises(UserError, match="no run folder"):
+        page.write_page([tmp_path / "absent"], tmp_path / "page.html")
+    with pytest.raises(UserError, match=r"no result\.json in .*: the run has not finished"):
+        page.write_page([tmp_path], tmp_path / "page.html")
+    folder = write_run(tmp_path / "run", **DIGITS, groups={"few": [12]})
+    with pytest.raises(UserError, match="groups maps many, medium, few to class ids"):
+        page.write_page([folder], tmp_path / "page.html")
+    folder = write_run(tmp_path / "run", **DIGITS, leave_out=("features.npz",))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        page.write_page([folder], tmp_path / "file" / "page.html")
+
+
+def test_mistakes_are_counted_as_by_hand(tmp_path):
+    folder = write_run(tmp_path / "run", **DIGITS)
+    labels, predictions = np.array([9, 9, 9, 9, 8, 0]), np.array([9, 0, 0, 3, 8, 9])
+    np.savez(folder / "predictions.npz", labels=labels, predictions=predictions)
+    comparison = compare([read_run(folder)])
+    rare = confusion.rare_classes(comparison)
+    assert rare.tolist() == [6, 7, 8, 9]
+    found = confusion.mistakes(comparison.runs, rare, 10)
+    assert found.share[3].tolist() == [50, 0, 0, 25, 0, 0, 0, 0, 0, 25]
+    assert found.most_common(3) == [(0, 50.0), (3, 25.0)]
+    # Five rare test images: two right, two taken for the many-shot class 0, one for the medium-shot class 3.
+    shares = confusion.destinations(comparison, "LDAM-DRW")
+    assert shares == {"right": 40.0, "few": 0.0, "medium": 20.0, "many": 40.0}
+
+
+def test_curves_are_means_over_seeds_with_their_range(tmp_path):
+    runs = [read_run(run) for run in write_comparison(tmp_path, ("LDAM",), 2, **DIGITS)]
+    drawn = curves.curve(runs, lambda line: line["test"]["error"] if line["epoch"] == 4 else None)
+    values = [run.log[4]["test"]["error"] for run in runs]
+    assert drawn.epochs.tolist() == [5.0]
+    assert drawn.mean[0] == pytest.approx(sum(values) / 2)
+    assert (drawn.low[0], drawn.high[0]) == (min(values), max(values))
+
+
+def test_an_epoch_logged_twice_after_a_resume_counts_once(tmp_path):
+    folder = write_run(tmp_path / "run", **DIGITS)
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    again = json.dumps(json.loads(lines[-1]) | {"loss": 123.0})
+    (folder / "log.jsonl").write_text("\n".join([*lines, again]) + "\n")
+    log = read_run(folder).log
+    assert [line["epoch"] for line in log] == list(range(10))
+    assert log[-1]["loss"] == 123.0
+
+
+def test_the_embedding_shows_head_and_tail_classes_of_each_kind(tmp_path):
+    run = read_run(
+        write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS | {"names": list("abcdefghijklmnop")})
+    )
+    heads, tails = embedding.shown_classes(compare([run]))
+    assert heads == [0, 1, 2]
+    assert tails == [15, 14]
+    rows = embedding.sample(run.features, [*heads, *tails])
+    assert set(run.features.kind[rows].tolist()) == {0, 1, 2}
+    assert len(rows) <= 1500
+
+
+def test_too_few_features_are_a_reason_and_not_an_error(tmp_path):
+    run = read_run(write_run(tmp_path / "run", **DIGITS))
+    assert "too few to embed" in embedding.embed(run.features, [])

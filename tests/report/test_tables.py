@@ -1,0 +1,160 @@
+"""Rows and tables: the means are means, the differences are paired, the Markdown is what it was."""
+
+from __future__ import annotations
+
+import io
+import statistics
+
+import pytest
+from rich.console import Console
+
+from safa.errors import UserError
+from safa.report import tables
+from tests.report.test_lines import LINE
+
+# Overall and few-shot errors of five seeds.
+ERRORS = {"CE": [61.0, 62.5, 60.2, 61.9, 61.4], "CE-SAFA": [58.0, 60.1, 60.9, 57.5, 58.8]}
+
+
+def results(name: str, seeds: range | list[int] = range(5), **changes) -> list[dict]:
+    return [
+        LINE
+        | {
+            "method": name,
+            "recipe": f"digits-{name}",
+            "seed": seed,
+            "error_last": ERRORS[name][seed],
+            "error_few": ERRORS[name][seed] + 10 + seed,
+        }
+        | changes
+        for seed in seeds
+    ]
+
+
+def test_mean_and_sd_are_those_of_the_statistics_module():
+    (row,) = tables.summarise(results("CE"))
+    assert row.n == 5
+    assert row.last.mean == pytest.approx(statistics.mean(ERRORS["CE"]))
+    assert row.last.sd == pytest.approx(statistics.stdev(ERRORS["CE"]))
+    few = [error + 10 + seed for seed, error in enumerate(ERRORS["CE"])]
+    assert row.few.mean == pytest.approx(statistics.mean(few))
+    assert row.few.sd == pytest.approx(statistics.stdev(few))
+
+
+def test_a_single_seed_has_no_sd():
+    (row,) = tables.summarise(results("CE", [3]))
+    assert row.last.sd is None
+    assert row.last.text() == "61.90"
+
+
+def test_a_figure_that_no_line_has_stays_empty():
+    (row,) = tables.summarise(results("CE", error_few=None))
+    assert row.few is None
+    assert "–" in tables.to_markdown([row])
+
+
+def test_data_sets_factors_and_models_are_not_averaged():
+    lines = [*results("CE"), *results("CE", imbalance_factor=50), *results("CE", model="resnet14")]
+    rows = tables.summarise([*lines, *results("CE", dataset="fashion-mnist")])
+    assert [(row.dataset, row.imbalance_factor, row.model, row.n) for row in rows] == [
+        ("digits", 20, "resnet8", 5),
+        ("digits", 50, "resnet8", 5),
+        ("digits", 20, "resnet14", 5),
+        ("fashion-mnist", 20, "resnet8", 5),
+    ]
+
+
+def test_runs_of_different_length_or_recipe_are_told_apart():
+    rows = tables.summarise([*results("CE"), *results("CE", [0], epochs=5)])
+    assert [(row.label, row.n) for row in rows] == [("CE (30 epochs)", 5), ("CE (5 epochs)", 1)]
+    rows = tables.summarise([*results("CE"), *results("CE", [0], recipe="recipes/other.yaml")])
+    assert [(row.label, row.n) for row in rows] == [("CE (digits-CE)", 5), ("CE (other)", 1)]
+
+
+def test_of_two_lines_with_one_seed_the_later_counts_and_the_table_says_so():
+    (row,) = tables.summarise([*results("CE", [0]), *results("CE", [0], error_last=50.0)])
+    assert (row.n, row.last.mean, row.superseded) == (1, 50.0, 1)
+    assert "1 earlier line of the same seed left out" in tables.to_markdown([row])
+
+
+def test_paired_difference_by_hand():
+    lines = [*results("CE", [0, 1, 2]), *results("CE-SAFA", [1, 2, 4])]
+    (pair,) = tables.paired(lines, baseline="CE")
+    # Common seeds 1 and 2: 60.1 - 62.5 = -2.4 and 60.9 - 60.2 = 0.7; mean -0.85, sd 3.1 / sqrt(2).
+    assert pair.seeds == (1, 2)
+    assert pair.last.mean == pytest.approx(-0.85)
+    assert pair.last.sd == pytest.approx(3.1 / 2**0.5)
+    assert (pair.last.wins, pair.last.n) == (1, 2)
+    assert not pair.last.is_clear
+
+
+def test_a_tie_is_not_a_win():
+    lines = [*results("CE", [0], error_last=50), *results("CE-SAFA", [0], error_last=50)]
+    (pair,) = tables.paired(lines, baseline="CE")
+    assert (pair.last.mean, pair.last.wins) == (0, 0)
+
+
+def test_no_common_seed_gives_no_difference():
+    (pair,) = tables.paired([*results("CE", [0]), *results("CE-SAFA", [1])], baseline="CE")
+    assert pair.seeds == ()
+    assert pair.last is None
+    assert "–" in tables.paired_to_markdown([pair])
+
+
+def test_an_unknown_baseline_is_answered_with_the_names_there_are():
+    with pytest.raises(UserError, match="'LDAM'; there are CE, CE-SAFA"):
+        tables.paired([*results("CE"), *results("CE-SAFA")], baseline="LDAM")
+
+
+def test_markdown_is_the_golden_text():
+    rows = tables.summarise([*results("CE"), *results("CE-SAFA", [0])])
+    assert tables.to_markdown(rows) == (
+        "| data set | factor | network | method | n | error | many | medium | few | ECE | best on test\\* |\n"
+        "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| digits | 20 | resnet8 | CE | 5 | 61.40 ± 0.87 | 3.00 ± 0.00 | 20.00 ± 0.00 | 73.40 ± 1.83 "
+        "| 4.20 ± 0.00 | 21.00 ± 0.00 |\n"
+        "| digits | 20 | resnet8 | CE-SAFA | 1 | 58.00 | 3.00 | 20.00 | 68.00 | 4.20 | 21.00 |\n"
+        "\n"
+        "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds.  \n"
+        "Best on test\\*: the epoch was chosen on the test set itself; shown for comparison only."
+    )
+
+
+def test_paired_markdown_is_the_golden_text():
+    pairs = tables.paired([*results("CE"), *results("CE-SAFA")], baseline="CE")
+    assert tables.paired_to_markdown(pairs).splitlines()[2] == (
+        "| digits | 20 | resnet8 | CE-SAFA | CE | 5 | −2.34 ± 1.87 | +0.00 ± 0.00 | +0.00 ± 0.00 "
+        "| −2.34 ± 1.87 | 4 of 5 |"
+    )
+
+
+def test_names_are_not_read_as_markup():
+    (row,) = tables.summarise(results("CE", [0], method="a|b [red]<b>"))
+    assert "a\\|b [red]\\<b>" in tables.to_markdown([row])
+    console = Console(file=io.StringIO(), width=200)
+    console.print(tables.to_rich([row]))
+    assert "a|b [red]<b>" in console.file.getvalue()
+
+
+def test_the_terminal_table_has_the_same_figures():
+    console = Console(file=io.StringIO(), width=200)
+    console.print(tables.to_rich(tables.summarise(results("CE"))))
+    text = console.file.getvalue()
+    assert "61.40 ± 0.87" in text
+    assert "best on test*" in text
+    assert "for comparison only" in text
+
+
+def test_against_the_paper_shows_figure_and_difference():
+    line = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "method": "LDAM-DRW"}
+    rows = tables.summarise(
+        [*results("CE", [0], **line), *results("CE-SAFA", [0], **line | {"method": "Mine"})]
+    )
+    ours, mine = tables.against_paper(rows)
+    assert ours.paper == 57.11
+    assert ours.gap_to_paper == pytest.approx(61.0 - 57.11)
+    assert (mine.paper, mine.gap_to_paper) == (None, None)
+    text = tables.to_markdown([ours, mine])
+    assert "| error | paper | difference | many |" in text
+    assert "| 61.00 | 57.11 | +3.89 |" in text
+    assert "| 58.00 | – | – |" in text

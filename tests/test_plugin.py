@@ -1,0 +1,670 @@
+"""The two invariants of the plug-in, what idling costs, where it can sit, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from safa.augmenters import SAFA
+from safa.backbones import densenet40, resnet8
+from safa.errors import UserError
+from safa.plugin import Place, PlugIn
+from safa.types import Augmented, Augmenter, Output
+
+COUNTS = [60, 40, 5, 3, 2]  # classes 0 and 1 are head at a head_ratio of 0.4
+LABELS = torch.tensor([0, 0, 2, 1, 0, 3, 1, 2, 0, 4])
+B = len(LABELS)
+NO_TAIL = torch.zeros_like(LABELS)
+
+dynamo_reads_grad = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are so small that handing them to several threads is most of the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Small(nn.Module):
+    """Two stages and a classifier, quick to compile."""
+
+    before = "body"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.fc = nn.Linear(4, len(COUNTS))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.body(self.stem(images)).mean(dim=(2, 3)))
+
+
+class Repeat(nn.Module):
+    """Adds the first three rows once more, scaled; counts its calls."""
+
+    active = True
+    learns_while_idle = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.calls = 0
+        self.unpicklable = lambda: None
+
+    def forward(self, features: Tensor, labels: Tensor) -> Augmented:
+        self.calls += 1
+        if not self.active:
+            return Augmented(features, labels, 0 * self.scale)
+        rows = torch.cat([features, self.scale * features[:3]])
+        return Augmented(rows, torch.cat([labels, labels[:3]]), self.scale**2, {"scale": self.scale.detach()})
+
+
+def images(n: int = B, seed: int = 0, size: int = 12) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def small(seed: int = 0) -> Small:
+    torch.manual_seed(seed)
+    return Small()
+
+
+def safa_of(channels: int, **options) -> SAFA:
+    return SAFA(channels, COUNTS, head_ratio=0.4, **options)
+
+
+def plugged(augmenter: Augmenter | None = None, seed: int = 0) -> PlugIn:
+    model = small(seed)
+    return PlugIn(model, augmenter=augmenter if augmenter is not None else safa_of(4))
+
+
+def train(plug: Callable[..., Output], parameters, steps: int = 2, labels: Tensor = LABELS) -> None:
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    for step in range(steps):
+        out = plug(images(seed=step), labels)
+        loss = F.cross_entropy(out.logits, out.labels) + out.loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def hooks_of(model: nn.Module) -> list[dict]:
+    return [
+        hooks
+        for module in model.modules()
+        for hooks in (
+            module._forward_pre_hooks,
+            module._forward_pre_hooks_with_kwargs,
+            module._forward_hooks,
+            module._forward_hooks_with_kwargs,
+            module._forward_hooks_always_called,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+            module._state_dict_hooks,
+            module._state_dict_pre_hooks,
+            module._load_state_dict_pre_hooks,
+        )
+        if hooks
+    ]
+
+
+def assert_left_as_it_was(model: nn.Module) -> None:
+    assert hooks_of(model) == []
+    assert list(model.state_dict()) == list(Small().state_dict())
+    assert [name for name, _ in model.named_modules()] == [name for name, _ in Small().named_modules()]
+    assert set(vars(model)) == set(vars(Small()))
+
+
+# --- the first invariant: real rows first and in order -----------------------------------------------------
+
+
+@pytest.mark.parametrize("augmenter", [Repeat, lambda: safa_of(4)], ids=["repeat", "safa"])
+def test_real_rows_come_first_and_in_order(augmenter):
+    plug = plugged(augmenter())
+    entered, reached = [], []
+    plug.model.stem.register_forward_hook(lambda _, given, made: entered.append(made.clone()))
+    plug.model.body.register_forward_hook(lambda _, given, made: reached.append(given[0].clone()))
+    out = plug(images(), LABELS)
+    assert len(reached[0]) == len(out.logits) == len(out.labels) > B
+    assert torch.equal(reached[0][:B], entered[0])
+    assert torch.equal(out.labels[:B], LABELS)
+
+
+def test_labels_match_logits_and_generated_ones_are_of_tail_classes():
+    out = plugged()(images(), LABELS)
+    assert out.labels.shape == out.logits.shape[:1]
+    assert set(out.labels[B:].tolist()) <= {2, 3, 4}
+
+
+def test_loss_and_terms_are_those_of_the_augmenter():
+    augmenter = Repeat()
+    out = plugged(augmenter)(images(), LABELS)
+    assert out.loss.item() == 4
+    assert out.terms == {"scale": torch.tensor(2.0)}
+    out.loss.backward()
+    assert augmenter.scale.grad.item() == 4
+
+
+def test_a_batch_without_tail_is_plain_training():
+    plug, bare = plugged(), small()
+    out = plug(images(), NO_TAIL)
+    assert torch.equal(out.logits, bare(images()))
+    assert out.labels is NO_TAIL
+    assert out.loss.item() == 0
+    assert out.terms == {}
+
+
+def test_gradients_reach_model_and_augmenter():
+    plug = plugged(safa_of(4, start="random"))
+    out = plug(images(), LABELS)
+    (F.cross_entropy(out.logits, out.labels) + out.loss).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in plug.parameters())
+    silent = [name for name, p in plug.named_parameters() if p.grad.abs().sum() == 0]
+    assert silent == []
+
+
+# --- the second invariant: the model is left exactly as it was ---------------------------------------------
+
+
+def test_model_is_unchanged_after_a_training_step_with_the_plug_in():
+    plug = plugged()
+    train(plug, plug.parameters())
+    assert_left_as_it_was(plug.model)
+
+
+def test_hooks_of_the_user_stay():
+    plug, fired = plugged(), []
+    plug.model.body.register_forward_pre_hook(lambda *_: fired.append("before"))
+    plug.model.body.register_forward_hook(lambda *_: fired.append("after"))
+    plug(images(), LABELS)
+    plug.model(images())
+    assert fired == ["before", "after"] * 2
+    assert len(hooks_of(plug.model)) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("spilled"), ValueError("spilled"), KeyboardInterrupt("spilled")]
+)
+@pytest.mark.parametrize("where", ["augmenter", "model"])
+def test_model_is_unchanged_after_an_exception(error, where):
+    plug = plugged(Repeat())
+
+    def spill(*_):
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plug.augmenter if where == "augmenter" else plug.model.fc, "forward", spill)
+        with pytest.raises(type(error), match="spilled"):
+            plug(images(), LABELS)
+    assert_left_as_it_was(plug.model)
+    assert len(plug(images(), LABELS).logits) == B + 3
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_of_the_model_takes_nothing_of_the_plug_in_along(copied):
+    plug = plugged(Repeat())  # which cannot be pickled
+    train(plug, plug.parameters())
+    twin = copied(plug.model)
+    assert_left_as_it_was(twin)
+    assert torch.equal(twin.eval()(images()), plug.model.eval()(images()))
+
+
+def test_a_saved_model_takes_nothing_of_the_plug_in_along():
+    plug, whole, state = plugged(Repeat()), io.BytesIO(), io.BytesIO()
+    train(plug, plug.parameters())
+    torch.save(plug.model, whole)
+    torch.save(plug.model.state_dict(), state)
+    fresh = small(seed=7)
+    fresh.load_state_dict(torch.load(io.BytesIO(state.getvalue()), weights_only=True))
+    loaded = torch.load(io.BytesIO(whole.getvalue()), weights_only=False)
+    expected = plug.model.eval()(images())
+    assert torch.equal(fresh.eval()(images()), expected)
+    assert torch.equal(loaded.eval()(images()), expected)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_of_the_plug_in_goes_on_the_same_way(copied):
+    plug = plugged()
+    train(plug, plug.parameters())
+    outs = []
+    for each in (plug, copied(plug)):
+        torch.manual_seed(3)
+        outs.append(each(images(), LABELS))
+    assert torch.equal(outs[0].logits, outs[1].logits)
+    assert torch.equal(outs[0].loss, outs[1].loss)
+
+
+def test_evaluation_has_the_bits_of_the_bare_model():
+    plug = plugged()
+    train(plug, plug.parameters())
+    fresh = small(seed=7)
+    fresh.load_state_dict(plug.model.state_dict())
+    plug.eval()
+    out = plug(images())
+    assert torch.equal(out.logits, plug.model(images()))
+    assert torch.equal(out.logits, fresh.eval()(images()))
+    assert out.labels is None
+    assert out.loss.item() == 0
+
+
+def test_the_bare_model_can_be_exported_after_training():
+    plug = plugged()
+    train(plug, plug.parameters())
+    plug.eval()
+    exported = torch.export.export(plug.model, (images(),))
+    assert set(exported.state_dict) == set(Small().state_dict())
+    torch.testing.assert_close(exported.module()(images()), plug.model(images()))
+
+
+# --- compiled ----------------------------------------------------------------------------------------------
+
+
+@dynamo_reads_grad
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_plug_in_does_what_the_plain_one_does(backend):
+    torch.compiler.reset()
+    plug = plugged()
+    compiled = torch.compile(plug, backend=backend)
+    optimizer = torch.optim.SGD(plug.parameters(), lr=0.1)
+    mixed = LABELS.flip(0) % 3
+    for step, (active, labels) in enumerate(
+        [(False, LABELS), (True, LABELS), (True, mixed), (False, LABELS), (True, NO_TAIL), (True, LABELS)]
+    ):
+        compiled.active = active
+        outs = []
+        for each in (copy.deepcopy(plug), compiled):
+            torch.manual_seed(step)
+            outs.append(each(images(seed=step), labels))
+        torch.testing.assert_close(outs[1].logits, outs[0].logits)
+        torch.testing.assert_close(outs[1].loss, outs[0].loss)
+        assert torch.equal(outs[1].labels, outs[0].labels)
+        assert hooks_of(plug) == []
+        optimizer.zero_grad()
+        (F.cross_entropy(outs[1].logits, outs[1].labels) + outs[1].loss).backward()
+        optimizer.step()
+    compiled.eval()
+    torch.testing.assert_close(compiled(images()).logits, plug.model(images()))
+    assert_left_as_it_was(plug.model)
+
+
+@dynamo_reads_grad
+def test_a_mistake_is_explained_by_a_compiled_plug_in_too():
+    torch.compiler.reset()
+    with pytest.raises(UserError, match="built for 7 channels but receives 4; pass channels=4"):
+        torch.compile(plugged(safa_of(7)), backend="eager")(images(), LABELS)
+
+
+def test_the_bare_model_can_be_compiled_after_training():
+    torch.compiler.reset()
+    plug = plugged()
+    train(plug, plug.parameters())
+    plug.eval()
+    torch.testing.assert_close(torch.compile(plug.model, backend="eager")(images()), plug.model(images()))
+
+
+def test_a_model_compiled_before_attaching_is_refused():
+    in_place = small()
+    in_place.compile(backend="eager")
+    for model in (torch.compile(small(), backend="eager"), in_place):
+        with pytest.raises(
+            UserError, match=r"is compiled and would ignore .* plain model, then torch.compile\(plug\)"
+        ):
+            PlugIn(model, "body", safa_of(4))
+
+
+def test_a_model_compiled_after_attaching_is_refused_rather_than_trained_without_augmentation():
+    torch.compiler.reset()
+    plug = plugged()
+    plug.model.compile(backend="eager")
+    plug.active = False
+    plug(images(), LABELS)
+    plug.active = True
+    with pytest.raises(UserError, match=r"never reached .* compile the plug-in, not the model"):
+        plug(images(), LABELS)
+
+
+# --- idle --------------------------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """Returns one and the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Identity()
+        self.logits = torch.rand(B, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.body(images)
+        return self.logits
+
+
+def test_idle_the_augmenter_is_not_called_no_hook_is_set_and_the_logits_are_the_models(monkeypatch):
+    augmenter, model = Repeat(), Fixed()
+    plug = PlugIn(model, "body", augmenter)
+    plug.active = False
+    monkeypatch.setattr(nn.Module, "register_forward_pre_hook", lambda *_: pytest.fail("set a hook"))
+    out = plug(images(), LABELS)
+    assert out.logits is model.logits
+    assert out.labels is LABELS
+    assert out.loss.item() == 0
+    assert out.terms == {}
+    assert augmenter.calls == 0
+
+
+def test_idle_a_training_step_has_the_bits_of_one_without_the_plug_in():
+    plug, bare = plugged(), small()
+    plug.active = False
+    torch.manual_seed(1)
+    before = copy.deepcopy(plug.augmenter.state_dict())
+    train(plug, plug.model.parameters())
+    train(lambda x, y: Output(bare(x), y, torch.zeros(())), bare.parameters())
+    for name, tensor in bare.state_dict().items():  # batch-norm statistics among them
+        assert torch.equal(plug.model.state_dict()[name], tensor), name
+    for name, tensor in plug.augmenter.state_dict().items():
+        assert torch.equal(before[name], tensor), name
+
+
+def test_idle_labels_may_be_left_out_or_be_mixed():
+    plug = plugged()
+    plug.active = False
+    assert plug(images()).labels is None
+    mixed = F.one_hot(LABELS, 5).float()
+    assert plug(images(), mixed).labels is mixed
+
+
+def test_active_switches_generation_on_and_off():
+    plug = plugged()
+    assert plug.active
+    rows = []
+    for active in (True, False, True):
+        plug.active = active
+        assert plug.active == plug.augmenter.active == active
+        rows.append(len(plug(images(), LABELS).logits) > B)
+    assert rows == [True, False, True]
+
+
+def test_an_augmenter_that_learns_while_idle_is_called_while_idle():
+    augmenter = Repeat()
+    augmenter.learns_while_idle = True
+    plug = plugged(augmenter)
+    plug.active = False
+    out = plug(images(), LABELS)
+    assert augmenter.calls == 1
+    assert len(out.logits) == B
+    plug.eval()
+    plug(images(), LABELS)
+    assert augmenter.calls == 1
+
+
+def test_without_an_augmenter_images_pass_through():
+    plug = PlugIn(small())
+    out = plug(images(), LABELS)
+    assert not plug.active
+    assert torch.equal(out.logits, small()(images()))
+    assert out.labels is LABELS
+    with pytest.raises(UserError, match="no augmenter to activate"):
+        plug.active = True
+
+
+def test_loss_is_float32_under_autocast_idle_and_active():
+    for active in (False, True):
+        plug = plugged()
+        plug.active = active
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = plug(images(), LABELS)
+        assert out.logits.dtype == torch.bfloat16
+        assert out.loss.dtype == torch.float32
+
+
+# --- two processes -----------------------------------------------------------------------------------------
+
+
+def gradients(plug: PlugIn) -> dict[str, Tensor | None]:
+    return {name: None if p.grad is None else p.grad.clone() for name, p in plug.named_parameters()}
+
+
+def backward(run: Callable[..., Output], plug: PlugIn, rank: int, labels: Tensor) -> dict[str, Tensor | None]:
+    plug.zero_grad()
+    torch.manual_seed(rank)
+    out = run(images(seed=rank), labels)
+    (F.cross_entropy(out.logits, out.labels) + out.loss).backward()
+    return gradients(plug)
+
+
+def one_process(rank: int, folder: str) -> None:
+    """Idle and frozen, active, without a tail on one rank; each beside the gradients of this one alone."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    plug, seen = plugged(safa_of(4, start="random")), {}
+    plug.active = False
+    plug.augmenter.requires_grad_(False)
+    parallel = DistributedDataParallel(plug)
+    for step in ("idle", "idle again", "active", "no tail on rank 1", "no tail", "active again"):
+        if step == "active":
+            plug.active = True
+            plug.augmenter.requires_grad_(True)
+            parallel = DistributedDataParallel(plug)
+        without = step == "no tail" or (step == "no tail on rank 1" and rank == 1)
+        labels = NO_TAIL if without else LABELS
+        alone = copy.deepcopy(plug)
+        seen[step] = backward(parallel, plug, rank, labels), backward(alone, alone, rank, labels)
+    torch.save(seen, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_agree_on_gradients_idle_active_and_with_a_tail_on_one_rank_only(tmp_path):
+    torch.multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for step, (together, alone) in first.items():
+        for name, gradient in together.items():
+            frozen = step.startswith("idle") and name.startswith("augmenter")
+            assert (gradient is None) == frozen, (step, name)
+            if not frozen:
+                assert torch.equal(gradient, second[step][0][name]), (step, name)
+                mean = (alone[name] + second[step][1][name]) / 2
+                torch.testing.assert_close(gradient, mean, msg=lambda text: f"{step}, {name}: {text}")  # noqa: B023
+
+
+# --- where it can sit --------------------------------------------------------------------------------------
+
+
+def test_reading_the_place_of_the_paper_is_the_models_own_default():
+    assert PlugIn(resnet8(5), augmenter=safa_of(32)).before == "layer3"
+    assert PlugIn(densenet40(5), augmenter=safa_of(312)).before == "dense3"
+    assert PlugIn(resnet8(5), "layer2", safa_of(16)).before == "layer2"
+
+
+PLACES = [
+    Place("conv1", (3, 32, 32)),
+    Place("bn1", (16, 32, 32)),
+    Place("layer1", (16, 32, 32)),
+    Place("layer1.0", (16, 32, 32)),
+    Place("layer2", (16, 32, 32)),
+    Place("layer2.0", (16, 32, 32)),
+    Place("layer3", (32, 16, 16)),
+    Place("layer3.0", (32, 16, 16)),
+    Place("fc", (64,)),
+]
+
+
+def test_probe_lists_the_layers_that_every_path_crosses_with_what_enters_them():
+    assert PlugIn.probe(resnet8(5), 32) == PLACES
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+def test_every_place_of_probe_can_be_used(place):
+    layout = "map" if len(place.shape) == 3 else "vector"
+    plug = PlugIn(resnet8(5), place.name, safa_of(place.shape[0], layout=layout))
+    out = plug(images(), LABELS)
+    assert len(out.logits) > B
+    (F.cross_entropy(out.logits, out.labels) + out.loss).backward()
+    assert hooks_of(plug) == []
+
+
+def test_probe_leaves_modes_statistics_and_random_numbers_alone():
+    model = resnet8(5)
+    model.layer1.eval()
+    modes = [module.training for module in model.modules()]
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    PlugIn.probe(model, 12)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert hooks_of(model) == []
+
+
+def test_probe_takes_height_width_and_channels_and_tries_one_layer_if_asked():
+    gray = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 8 * 3, 5))
+    assert PlugIn.probe(gray, (10, 5), channels=1, only="2") == [Place("2", (96,))]
+    assert [place.name for place in PlugIn.probe(gray, (10, 5), channels=1)] == ["0", "1", "2"]
+
+
+class Branches(nn.Module):
+    """A residual branch, a layer used twice, one never used and one that sees no images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.branch = nn.Conv2d(4, 4, 1)
+        self.twice = nn.ReLU()
+        self.spare = nn.Conv2d(4, 4, 1)
+        self.table = nn.Embedding(6, 4)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.twice(self.stem(images))
+        features = self.twice(features + self.branch(features))
+        features = features + self.table(torch.arange(1)).sum(0)[:, None, None]
+        return self.fc(features.mean(dim=(2, 3)))
+
+
+def test_probe_leaves_out_branches_layers_used_twice_or_never_and_inputs_that_are_no_images():
+    assert [place.name for place in PlugIn.probe(Branches(), 12)] == ["stem", "fc"]
+
+
+def test_probe_leaves_out_layers_after_which_the_network_insists_on_its_number_of_rows():
+    class Picky(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.body(self.stem(images))
+            assert len(features) == len(images)
+            return self.fc(features.mean(dim=(2, 3)))
+
+    assert [place.name for place in PlugIn.probe(Picky(), 12)] == ["fc"]
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+def complaint(
+    model: nn.Module, before: str | None, augmenter: Augmenter, labels: Tensor | None = LABELS
+) -> str:
+    with pytest.raises(UserError) as caught:
+        PlugIn(model, before, augmenter)(images(), labels)
+    assert hooks_of(model) == []
+    return str(caught.value)
+
+
+def test_an_unknown_layer_is_refused_with_the_closest_name_and_the_top_level_modules():
+    said = complaint(resnet8(5), "layer3.0.con1", Repeat())
+    assert "no module named 'layer3.0.con1' in CifarResNet; did you mean 'layer3.0.conv1'?" in said
+    assert "top-level modules are ['conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'fc']" in said
+
+
+@pytest.mark.parametrize("before", ["", "layer9", "layer3.7"])
+def test_a_name_that_is_no_layer_is_refused(before):
+    assert f"no module named {before!r} in CifarResNet" in complaint(resnet8(5), before, Repeat())
+
+
+def test_a_model_without_a_default_place_asks_for_one():
+    said = complaint(Branches(), None, Repeat())
+    assert "Branches names no default layer; pass before=" in said
+    assert "'stem', 'branch'" in said
+
+
+def test_another_number_of_channels_is_refused_with_the_layer_and_the_right_number():
+    said = complaint(resnet8(5), "layer3", safa_of(64))
+    assert said == "before 'layer3': SAFA was built for 64 channels but receives 32; pass channels=32"
+
+
+@pytest.mark.parametrize("before", ["layer3.0.conv1", "layer3.0.bn2", "layer3.0.shortcut"])
+def test_a_layer_inside_a_residual_branch_is_refused_with_what_to_name_instead(before):
+    said = complaint(resnet8(5), before, Repeat())
+    assert f"{before!r} is not crossed by every path" in said
+    assert "name the block or stage around it" in said
+
+
+def test_a_layer_beside_the_path_to_the_logits_is_refused():
+    class Aside(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            self.body(self.stem(images))
+            return self.fc(self.stem(images).mean(dim=(2, 3)))
+
+    assert "'body' is not crossed by every path" in complaint(Aside(), "body", Repeat())
+
+
+def test_a_layer_reached_twice_is_refused():
+    assert "'twice' is reached twice in one forward pass" in complaint(Branches(), "twice", Repeat())
+
+
+def test_a_layer_that_is_never_reached_is_refused():
+    assert "'spare' was never reached" in complaint(Branches(), "spare", Repeat())
+
+
+def test_a_layer_that_sees_no_images_is_refused():
+    assert "the first input of 'table' is not one row per image" in complaint(Branches(), "table", Repeat())
+
+
+def test_an_error_that_has_nothing_to_do_with_the_added_rows_passes_as_it_is():
+    plug = plugged(Repeat())
+    plug.model.fc = nn.Linear(9, 5)
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        plug(images(), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (None, r"labels are needed while the augmenter is active: plug\(images, labels\)"),
+        (LABELS[1:], r"one class id per image, shape \(10,\), got \(9,\) of torch.int64"),
+        (F.one_hot(LABELS, 5).float(), r"got \(10, 5\) of torch.float32; mix labels \(mixup\) only while"),
+        (LABELS.float(), r"got \(10,\) of torch.float32"),
+    ],
+    ids=["missing", "too few", "mixed", "float"],
+)
+def test_labels_that_are_missing_or_no_class_ids_are_refused_while_active(labels, said):
+    with pytest.raises(UserError, match=said):
+        plugged()(images(), labels)
+
+
+def test_a_model_that_returns_more_than_logits_is_refused():
+    class Pair(Small):
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            logits = super().forward(images)
+            return logits, logits
+
+    assert "Pair returns tuple, not logits" in complaint(Pair(), "body", Repeat())
+
+
+def test_settings_show_in_the_representation():
+    assert repr(plugged()).startswith("PlugIn(\n  before='body'")
