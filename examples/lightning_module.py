@@ -13,7 +13,7 @@ from safa.data.longtail import draw_subset
 
 try:
     import torchvision  # noqa: F401  (Lightning imports it where it is installed)
-except (ImportError, RuntimeError):  # RuntimeError: built for another torch, its compiled operators are missing
+except (ImportError, RuntimeError):  # the latter where it was built for another torch
     operators = torch.library.Library("torchvision", "DEF")
     operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

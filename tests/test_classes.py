@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safa.classes import head_classes
@@ -12,6 +12,7 @@ from safa.errors import UserError
 
 distinct_counts = st.lists(st.integers(0, 1000), min_size=2, max_size=40, unique=True)
 ratios = st.floats(0.01, 0.99)
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def head(class_counts, head_ratio=0.2):
@@ -40,6 +41,7 @@ def test_the_share_of_classes_is_not_cut_by_rounding_of_floats(classes, ratio, e
     assert len(head(list(range(classes)), ratio)) == expected
 
 
+@unhurried
 @given(distinct_counts, ratios, st.randoms())
 def test_relabelling_the_classes_permutes_the_mask(counts, ratio, random):
     order = random.sample(range(len(counts)), len(counts))
@@ -48,6 +50,7 @@ def test_relabelling_the_classes_permutes_the_mask(counts, ratio, random):
     assert permuted == [mask[c] for c in order]
 
 
+@unhurried
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=40), ratios)
 def test_no_tail_class_is_larger_than_a_head_class_and_both_kinds_exist(counts, ratio):
     mask = head_classes(counts, ratio)

@@ -306,6 +306,21 @@ def test_a_compiled_plug_in_does_what_the_plain_one_does(backend):
 
 
 @dynamo_reads_grad
+def test_a_compiled_plug_in_is_compiled_in_few_pieces_whatever_the_labels():
+    torch.compiler.reset()
+    plug, pieces = plugged(), []
+
+    def collect(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        pieces.append(graph)
+        return graph
+
+    compiled = torch.compile(plug, backend=collect)
+    for step in range(6):
+        compiled(images(seed=step), LABELS.roll(step) % (2 + step % 3))
+    assert 0 < len(pieces) <= 8
+
+
+@dynamo_reads_grad
 def test_a_mistake_is_explained_by_a_compiled_plug_in_too():
     torch.compiler.reset()
     with pytest.raises(UserError, match="built for 7 channels but receives 4; pass channels=4"):
@@ -454,7 +469,7 @@ def one_process(rank: int, folder: str) -> None:
     """Idle and frozen, active, without a tail on one rank; each beside the gradients of this one alone."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=200)
     )
     plug, seen = plugged(safa_of(4, start="random")), {}
     plug.active = False
@@ -540,8 +555,13 @@ def test_probe_takes_height_width_and_channels_and_tries_one_layer_if_asked():
     assert [place.name for place in PlugIn.probe(gray, (10, 5), channels=1)] == ["0", "1", "2"]
 
 
+class ByKeyword(nn.Module):
+    def forward(self, *, features: Tensor) -> Tensor:
+        return features
+
+
 class Branches(nn.Module):
-    """A residual branch, a layer used twice, one never used and one that sees no images."""
+    """A residual branch, a layer used twice, one never used, and two that see no images as first input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -550,10 +570,11 @@ class Branches(nn.Module):
         self.twice = nn.ReLU()
         self.spare = nn.Conv2d(4, 4, 1)
         self.table = nn.Embedding(6, 4)
+        self.by_keyword = ByKeyword()
         self.fc = nn.Linear(4, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.twice(self.stem(images))
+        features = self.by_keyword(features=self.twice(self.stem(images)))
         features = self.twice(features + self.branch(features))
         features = features + self.table(torch.arange(1)).sum(0)[:, None, None]
         return self.fc(features.mean(dim=(2, 3)))
@@ -631,8 +652,10 @@ def test_a_layer_that_is_never_reached_is_refused():
     assert "'spare' was never reached" in complaint(Branches(), "spare", Repeat())
 
 
-def test_a_layer_that_sees_no_images_is_refused():
-    assert "the first input of 'table' is not one row per image" in complaint(Branches(), "table", Repeat())
+@pytest.mark.parametrize("before", ["table", "by_keyword"])
+def test_a_layer_whose_first_input_is_not_one_row_per_image_is_refused(before):
+    said = complaint(Branches(), before, Repeat())
+    assert f"the first input of {before!r} is not one row per image" in said
 
 
 def test_an_error_that_has_nothing_to_do_with_the_added_rows_passes_as_it_is():

@@ -108,6 +108,11 @@ def resolve(kind: str, name: str) -> Any:
         raise UserError(f"no {kind} is called {name!r}{closest(name, entries)}; there are {', '.join(entries)}, or package.module:name of your own")
     module, _, attribute = (entries[name].target if name in entries else name).partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        target = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{kind} {name!r} cannot be imported: {error}; a module of your own must be installed or on PYTHONPATH") from error
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for '' and '.relative'
         raise UserError(f"{kind} {name!r} cannot be imported: {error}") from error
+    if not callable(target):
+        raise UserError(f"{kind} {name!r} is {type(target).__name__}, not a class or function")
+    return target

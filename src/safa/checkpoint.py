@@ -28,9 +28,16 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; what was there before is untouched") from error
+    finally:
+        with contextlib.suppress(OSError):  # there is none any more when all went well
+            beside.unlink()
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left in a folder that nobody else writes to."""
+    for half in folder.glob(".*.part"):
+        half.unlink(missing_ok=True)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -50,12 +57,15 @@ def load(path: Path) -> dict[str, Any]:
         UserError: if the file is missing, cut short, or holds anything but tensors and plain containers.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}") from error
     except Exception as error:  # torch raises many kinds for a broken file
-        raise UserError(f"{path} is no checkpoint of safa, or is damaged: {error}") from error
-    return state
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is no checkpoint of safa, or is damaged; delete it to train anew ({reason})") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is no checkpoint of safa: it holds a {type(state).__name__}; delete it to train anew")
+    return dict(state)
 
 
 class StageCache:

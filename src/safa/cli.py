@@ -152,11 +152,11 @@ def _list(p: ArgumentParser) -> None:
 
 def _bench(p: ArgumentParser) -> None:
     p.add_argument("--steps", type=PositiveInt, default=20, help="timed steps of each variant and round")
-    p.add_argument("--rounds", type=PositiveInt, default=5, help="rounds; variants take turns, medians are printed")
-    p.add_argument("--batch_size", type=PositiveInt, default=128, help="images per step")
+    p.add_argument("--rounds", type=PositiveInt, default=5, help="rounds, in which all variants take turns; medians over them are printed")
+    p.add_argument("--batch_size", type=PositiveInt, default=128, help="images per step, even")
     p.add_argument("--model", type=str, default="resnet32", help="backbone")
     p.add_argument("--precision", type=str, default="bf16", metavar="float32|bf16", help="of the training that is timed")
-    p.add_argument("--results", type=str | None, metavar="FILE", help="append one JSON line")
+    p.add_argument("--results", type=str | None, metavar="FILE", help="append one JSON line to this file, not one that 'safa report' reads")
 
 
 _COMMANDS = {

@@ -32,6 +32,8 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
     parts = []
     for kind, split in ((REAL, trainer.data.train), (TEST, trainer.data.source.test)):
         rows = np.concatenate([_some(rng, split.labels, c) for c in head + tail])
+        if not len(rows):  # a test set of one's own may lack these classes
+            continue
         images, labels = trainer.images_of(split, rows)
         parts.append((_classifier_inputs(trainer.model, images), labels, kind))
         if kind == REAL and trainer.augmenter is not None:
@@ -74,7 +76,7 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows the augmenter makes of these images; network and augmenter stay in evaluation mode and unchanged."""
     plug = PlugIn(trainer.model, trainer.plug_before, trainer.augmenter).eval()
-    plug.training = True  # of the plug-in alone: it augments, while no batch norm moves
+    plug.training = trainer.augmenter.training = True  # of these two alone: they augment, while no batch norm moves
     torch.manual_seed(0)
     seen, handle = _watch(trainer.model)
     try:

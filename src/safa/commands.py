@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,16 +31,18 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
 
     if (recipe is None) == (resume is None):
         raise UserError("name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes")
-    machine = _machine(options)
     if resume is not None:
+        _refuse_changes(options, seed)
         job = job_of(Path(resume), options["root"])
+        machine = _machine({**options, "out": job.folder.parent})
     else:
+        machine = _machine(options)
         name, chosen = _recipe(str(recipe), options, seed)
         job = Job(name, chosen, _folder(name, chosen, options))
     try:
         line = run(job, machine)
     except Stopped as stopped:
-        _say(f"{stopped}; go on with: safa train --resume {job.folder}")
+        _say(f"{stopped}; go on with: safa train --resume {shlex.quote(str(job.folder))}")
         return 128 + stopped.signal_number
     if line:  # other processes of a distributed run have none
         _finish([job], [line], job.folder / "report.html")
@@ -63,10 +67,12 @@ def compare(recipes: list[str], seeds: str, **options: Any) -> int:
     except Stopped as stopped:
         _say(f"{stopped}; the same command goes on from there")
         return 128 + stopped.signal_number
+    if not lines[0]:  # other processes of a distributed run have none
+        return 0
     baseline = str(lines[0]["method"])
     _finish(jobs, lines, Path(options["out"]) / "comparison.html", baseline)
     if len(_seeds(seeds)) > 1:
-        out.print(tables.paired_to_markdown(tables.paired(lines, baseline)))
+        _say(tables.paired_to_markdown(tables.paired(lines, baseline)))
     return 0
 
 
@@ -129,13 +135,16 @@ def report(paths: list[str], output: str | None, baseline: str | None, markdown:
         _fill(Path(into), paths)
         return 0
     rows = tables.against_paper(tables.summarise(lines))
-    out.print(tables.to_markdown(rows) if markdown else tables.to_rich(rows), markup=False)
+    if markdown:
+        _say(tables.to_markdown(rows))
+    else:
+        out.print(tables.to_rich(rows), markup=False)
     if baseline is not None:
-        out.print(tables.paired_to_markdown(tables.paired(lines, baseline)), markup=False)
+        _say(tables.paired_to_markdown(tables.paired(lines, baseline)))
     if output is not None:
         if not folders:
             raise UserError("a page is drawn from run folders, and none was named; only tables come from result lines alone")
-        out.print(f"page: {write_page(folders, Path(output), baseline)}", markup=False)
+        _say(f"page: {write_page(folders, Path(output), baseline)}")
     return 0
 
 
@@ -152,14 +161,12 @@ def data(name: str, root: str | None, imbalance_factor: float | None, profile: s
     spec = recipes.from_plain({"method": "none", "stages": [{"epochs": 0}], "data": plain}).data
     loaded = load(spec)
     described = tail.describe(loaded.source.class_names, loaded.subset.class_counts, spec.head_ratio)
-    out.print(tail.render(described), markup=False)
-    for note in loaded.source.notes:
-        out.print(note, markup=False)
-    if loaded.source.skipped:
-        out.print(f"{len(loaded.source.skipped)} unreadable files were left out", markup=False)
+    _say(tail.render(described))
+    for remark in loaded.remarks:
+        _say(remark)
     if png is not None:
         tail.save_png(described, png)
-        out.print(f"picture: {png}", markup=False)
+        _say(f"picture: {png}")
     return 0
 
 
@@ -238,9 +245,21 @@ def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
 def _seeds(text: str) -> list[int]:  # type: ignore[valid-type]
     first, dots, last = text.partition("..")
     try:
-        return [*range(int(first), int(last) + 1)] if dots else [int(part) for part in text.split(",")]
+        seeds = [*range(int(first), int(last) + 1)] if dots else [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"seeds are numbers, as in 0,1,2 or 0..9, got {text!r}") from error
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds are different numbers of at least 0, as in 0,1,2 or 0..9, got {text!r}")
+    return seeds
+
+
+def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
+    """A resumed run goes on as it began; only where the images lie may have changed."""
+    given = {"--seed": seed, "--set": options["set"] or None, "--data": options["data"]}
+    given["--imbalance_factor"] = options["imbalance_factor"]
+    for option, value in given.items():
+        if value is not None:
+            raise UserError(f"{option} cannot change a run that is resumed; leave it out, or train anew without --resume")
 
 
 def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
@@ -255,7 +274,7 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
             export.export(network.load_run(job.folder), "safetensors", model)
     out.print(tables.to_rich(tables.summarise(lines)), markup=False)
     write_page([job.folder for job in jobs], page, baseline)
-    out.print(f"page:  {page}\nmodel: {jobs[-1].folder / 'model.safetensors'}", markup=False)
+    _say(f"page:  {page}\nmodel: {jobs[-1].folder / 'model.safetensors'}")
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -292,13 +311,19 @@ def _fill(text: Path, paths: Any) -> None:
     from safa.report import readme, tables
 
     made = {Path(path).stem: tables.to_markdown(tables.against_paper(tables.summarise(_lines([path])))) for path in paths}
-    write_atomically(text, readme.update(text.read_text(), made).encode())
+    try:
+        former = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {text}: {error}") from error
+    write_atomically(text, readme.update(former, made).encode())
 
 
-def _say(sentence: str) -> None:
-    out.print(sentence, markup=False)
+def _say(text: str) -> None:
+    """On one line whatever the width, since it may be copied or read by a program; once under torchrun."""
+    if os.environ.get("RANK", "0") == "0":
+        out.print(text, markup=False, soft_wrap=True)
 
 
 def _warn(sentence: str) -> None:
     """To standard error, since standard output may be a CSV."""
-    Console(stderr=True, highlight=False).print(sentence, markup=False)
+    Console(stderr=True, highlight=False).print(sentence, markup=False, soft_wrap=True)

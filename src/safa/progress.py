@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -35,18 +37,28 @@ class Progress:
         self.bars.stop()
 
     def start(self, name: str, epochs: int, done: int) -> None:
-        self.task = self.bars.add_task(name, total=epochs, completed=done, note="")
+        self.task = self.bars.add_task(escape(name), total=epochs, completed=done, note="")
         self.epochs = epochs
 
     def epoch(self, index: int, steps: int, step: int) -> None:
         self.index, self.steps, self.at = index, steps, step
+        self.images: int | None = None
 
     def step(self, sums: Sums) -> None:
         """Called after every step; costs nothing where nothing is drawn."""
         self.at += 1
         if self.shown:
+            speed = self._images_per_second(sums.images)
             done = self.index + self.at / self.steps
-            self.bars.update(self.task, completed=done, note=f"epoch {self.index + 1}/{self.epochs} {sums.images} images{self.error}")
+            self.bars.update(self.task, completed=done, note=f"epoch {self.index + 1}/{self.epochs}{speed}{self.error}")
+
+    def _images_per_second(self, images: int) -> str:
+        """Since the first step of the epoch, whose own time is left out: it may include a wait for the first images."""
+        if self.images is None:
+            self.started, self.images = time.perf_counter(), images
+            return ""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return f" {(images - self.images) / seconds:.0f} img/s"
 
     def finish_epoch(self, entry: dict[str, Any]) -> None:
         if entry.get("test"):

@@ -288,7 +288,7 @@ def _override(plain: dict[str, Any], override: str) -> None:
 
 
 def _item(items: list[Any], index: str, key: str) -> Any:
-    if not index.lstrip("-").isdigit() or not -len(items) <= int(index) < len(items):
+    if not re.fullmatch(r"-?\d+", index) or not -len(items) <= int(index) < len(items):
         raise UserError(f"cannot set {key!r}: {index!r} is not the number of one of {len(items)} stages, 0-based")
     return items[int(index)]
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import safa
-from safa import clouds, evaluate
+from safa import checkpoint, clouds, evaluate
 from safa import recipe as recipes
 from safa.checkpoint import StageCache, write_atomically
 from safa.data.dataset import LongTailed, load
@@ -25,7 +25,7 @@ from safa.errors import UserError
 from safa.plan import epochs_of, shared_epochs
 from safa.progress import Progress
 from safa.report import lines
-from safa.train import Trainer
+from safa.train import CHECKPOINT, Trainer
 
 Say = Callable[[str], None]
 
@@ -75,9 +75,10 @@ def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Ite
     finished = job.folder / "result.json"
     if finished.exists():
         _refuse_another_recipe(job)
+        machine.say(f"{job.folder} was finished before; delete it to train anew")
         line: dict[str, Any] = json.loads(finished.read_text())
         return line
-    data = data or load(job.recipe.data)
+    data = data or _load(job.recipe.data, machine)
     accelerator = _accelerator(job.recipe, machine)
     if accelerator.is_main_process:
         _describe(job, data)
@@ -93,7 +94,7 @@ def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Ite
         progress=Progress(machine.progress if accelerator.is_main_process else False),
     )
     trainer.run()
-    if trainer.reused_epochs:
+    if trainer.reused_epochs and accelerator.is_main_process:
         machine.say(f"{job.name}: {trainer.reused_epochs} of {len(trainer.plan)} epochs came from the cache")
     line = _result(job, data, trainer) if accelerator.is_main_process else {}
     accelerator.wait_for_everyone()
@@ -112,8 +113,8 @@ def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
     """
     if machine.cache is None:
         raise UserError("compare needs a cache folder, since it trains shared epochs once; pass --cache")
-    loaded = _load_each_once(jobs)
-    forks = forks_of(jobs, loaded)
+    loaded = _load_each_once(jobs, machine)
+    forks = forks_of(jobs, loaded, _accelerator(jobs[0].recipe, machine).num_processes)
     total = sum(job.recipe.epochs for job in jobs)
     results = []
     for job in jobs:
@@ -123,9 +124,9 @@ def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
     return results
 
 
-def forks_of(jobs: Sequence[Job], loaded: Mapping[str, LongTailed]) -> set[str]:
+def forks_of(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], world_size: int = 1) -> set[str]:
     """Addresses of the epochs after which two of the jobs part: the states worth keeping."""
-    plans = [epochs_of(job.recipe, loaded[_data_key(job)].facts()) for job in jobs]
+    plans = [epochs_of(job.recipe, loaded[_data_key(job)].facts(), world_size) for job in jobs]
     forks = set()
     for i, first in enumerate(plans):
         for second in plans[i + 1 :]:
@@ -155,12 +156,14 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     data = load(job.recipe.data)
     if data.subset.sha256 != described["subset_sha256"] or data.source.fingerprint != described["images_sha256"]:
         raise UserError(f"the images of {data.source.name} differ from those {folder} was trained on; name their folder with --root")
-    trainer = Trainer(job.recipe, data, folder, _accelerator(job.recipe, Machine()), progress=Progress(False))
-    trainer.resume()
     if split == "validation" and data.validation is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
-    predicted = trainer.predict(split)
-    return {"run": str(folder), "split": split, "epochs": trainer.done, **_figures(predicted, data), **_best(trainer)}
+    state = checkpoint.load(folder / CHECKPOINT)
+    accelerator = _accelerator(replace(job.recipe, precision="float32"), Machine())  # fp16 would want a GPU
+    trainer = Trainer(job.recipe, data, folder, accelerator, progress=Progress(False))
+    trainer.model.load_state_dict(state["model"])
+    figures = _figures(trainer.predict(split), data)
+    return {"run": str(folder), "split": split, "epochs": state["done"], **figures, **_best(state["history"])}
 
 
 def job_of(folder: Path, root: str | None = None) -> Job:
@@ -171,7 +174,7 @@ def job_of(folder: Path, root: str | None = None) -> Job:
     """
     for name in ("recipe.yaml", "data.json"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not the folder of a run: it holds no {name}")
+            raise UserError(f"{folder} is not the folder of a run: it holds no {name}; 'safa train RECIPE' makes one")
     recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
     return Job(json.loads((folder / "data.json").read_text())["recipe"], recipe, folder)
 
@@ -185,12 +188,19 @@ def _data_key(job: Job) -> str:
     return json.dumps(recipes.to_plain(job.recipe.data), sort_keys=True)
 
 
-def _load_each_once(jobs: Sequence[Job]) -> dict[str, LongTailed]:
+def _load(spec: recipes.Data, machine: Machine) -> LongTailed:
+    data = load(spec)
+    for remark in data.remarks:
+        machine.say(remark)
+    return data
+
+
+def _load_each_once(jobs: Sequence[Job], machine: Machine) -> dict[str, LongTailed]:
     loaded: dict[str, LongTailed] = {}
     for job in jobs:
         key = _data_key(job)
         if key not in loaded:
-            loaded[key] = load(job.recipe.data)
+            loaded[key] = _load(job.recipe.data, machine)
     return loaded
 
 
@@ -199,12 +209,13 @@ def _accelerator(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
         raise UserError(f"device must be auto, cpu or cuda, got {machine.device!r}")
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but torch finds none; pass --device cpu")
+    # Without a GPU, Accelerate forms a group of processes only where the CPU is asked for.
     on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
     if recipe.precision == "fp16" and on_cpu:
         raise UserError("precision fp16 needs a GPU; use bf16 or float32 on the CPU")
     precision = "no" if recipe.precision == "float32" else recipe.precision
     AcceleratorState._reset_state()  # Accelerate allows one precision per process; a comparison may need two
-    return Accelerator(mixed_precision=precision, cpu=machine.device == "cpu")
+    return Accelerator(mixed_precision=precision, cpu=on_cpu)
 
 
 def _describe(job: Job, data: LongTailed) -> None:
@@ -256,7 +267,7 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "seed": job.recipe.seed,
         "epochs": job.recipe.epochs,
         "error_last": figures.pop("error"),
-        **_best(trainer),
+        **_best(trainer.history),
         **figures,
         **_validation_error(trainer, data),
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
@@ -287,9 +298,9 @@ def _figures(predicted: evaluate.Predictions, data: LongTailed) -> dict[str, Any
     }
 
 
-def _best(trainer: Trainer) -> dict[str, Any]:
+def _best(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The epoch that the test set itself would choose; only for comparison with papers that select so."""
-    tested = [entry for entry in trainer.history if entry.get("test")]
+    tested = [entry for entry in history if entry.get("test")]
     best = min(tested, key=lambda entry: entry["test"]["error"], default=None)
     return {"error_best": best["test"]["error"] if best else None, "error_best_epoch": best["epoch"] if best else None}
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 
 class StopRequest:
-    """Inside the block the two signals only set a flag; a second one ends the process the ordinary way."""
+    """Inside the block the two signals only set a flag; another one, later, ends the process the ordinary way.
+
+    Ctrl-C under torchrun reaches a process twice: from the terminal and from torchrun. What comes within
+    ``PATIENCE`` seconds of the first is therefore the same request.
+    """
+
+    PATIENCE = 1.0
 
     def __init__(self) -> None:
         self.requested = False
         self.signal_number = 0
+        self._asked_at = 0.0
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -26,8 +35,11 @@ class StopRequest:
         self._give_back()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.requested, self.signal_number = True, number
-        self._give_back()
+        if not self.requested:
+            self.requested, self.signal_number, self._asked_at = True, number, time.monotonic()
+        elif time.monotonic() - self._asked_at > self.PATIENCE:
+            self._give_back()
+            os.kill(os.getpid(), number)
 
     def _give_back(self) -> None:
         while self._former:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from safa.data.batches import Batches, InOrder, Normalise
 from safa.data.dataset import LongTailed
 from safa.data.types import Split
 from safa.errors import UserError
-from safa.plan import Epoch, epochs_of, optimizer_of
+from safa.plan import Epoch, epochs_of, optimizer_of, start_key
 from safa.plugin import PlugIn
 from safa.progress import Progress
 from safa.seeding import seed_for
@@ -34,9 +35,10 @@ EVALUATION_BATCH = 500
 class Stopped(Exception):  # noqa: N818  (not an error: what the user asked for)
     """Training was asked to stop and has saved its state; ``signal_number`` says by which signal."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
+    def __init__(self, message: str, stop: StopRequest) -> None:
         super().__init__(message)
-        self.signal_number = signal_number
+        # Of several processes perhaps only another one was asked.
+        self.signal_number = stop.signal_number or int(signal.SIGTERM)
 
 
 class Trainer:
@@ -92,16 +94,21 @@ class Trainer:
 
     def run(self) -> None:
         """Train what is left of the plan; raises ``Stopped`` when a signal asks for an end."""
+        self._try_stages()
+        if self.accelerator.is_main_process:
+            checkpoint.remove_halves(self.folder)
         if not self.resume():
             self._reuse_prefix()
         self._write_log()
         with StopRequest() as stop, self.progress:
             self.progress.start(self.recipe.method, len(self.plan), self.done)
             for epoch in self.plan[self.done :]:
-                if epoch.first or self.stage is None:
+                if self.stage is None or (epoch.first and self.step == 0):
                     self._enter(epoch)
                 self._train_epoch(epoch, stop)
                 self._finish_epoch(epoch)
+                if self._agreed(stop):
+                    raise Stopped(f"stopped after epoch {epoch.index}", stop)
 
     def _train_epoch(self, epoch: Epoch, stop: StopRequest) -> None:
         self.plug.train()
@@ -115,9 +122,12 @@ class Trainer:
             self.step += 1
             self.sums.images += len(images) * self.accelerator.num_processes
             self.progress.step(self.sums)
-            if self._agreed(stop):
+            # After the last step the epoch is whole; it is kept as such before the run stops.
+            if self.step < len(self.batches) and self._agreed(stop):
                 self.sums.seconds += time.perf_counter() - started
-                self._stop(epoch, stop)
+                self._refuse_broken_weights(epoch)
+                self._save(epoch)
+                raise Stopped(f"stopped in epoch {epoch.index} after step {self.step - 1}", stop)
         self.sums.seconds += time.perf_counter() - started
 
     def _train_step(self, epoch: Epoch, images: Tensor, labels: Tensor) -> None:
@@ -136,6 +146,7 @@ class Trainer:
 
     def _finish_epoch(self, epoch: Epoch) -> None:
         self._refuse_nan(epoch, None)
+        self._refuse_broken_weights(epoch)
         self.done, self.step = epoch.index + 1, 0
         entry = {"epoch": epoch.index, "stage": epoch.stage_index, "lr": epoch.lr, **self.sums.means(), "test": None}
         if epoch.evaluate and self.accelerator.is_main_process:
@@ -149,6 +160,13 @@ class Trainer:
 
     # -- building ------------------------------------------------------------------------------------------------
 
+    def _try_stages(self) -> None:
+        """Build what every stage names once, so that a mistake in the last stage does not wait for its turn."""
+        for stage in self.recipe.stages:
+            self._criterion(stage)
+            self._sampler(stage)
+            self._augmenter(stage.augmenter, 0)
+
     def _enter(self, epoch: Epoch, resumed: bool = False) -> None:
         """Build what the stage names; carry on with what it has in common with the stage before."""
         stage = epoch.stage
@@ -159,6 +177,8 @@ class Trainer:
         self.plug_before = stage.augmenter.before if stage.augmenter else None
         if self.augmenter is not None:
             self.augmenter.active = stage.generate
+            # DDP waits for the gradient of every parameter that can have one; an idle augmenter's get none.
+            self.augmenter.requires_grad_(stage.generate or self.augmenter.learns_while_idle)
         bare = PlugIn(self.model, self.plug_before, self.augmenter)
         optimizer = self._optimizer(epoch, bare, restart=stage.optimizer is not None and not resumed)
         self.accelerator.free_memory()  # forget the wrapping of the stage before
@@ -191,6 +211,8 @@ class Trainer:
                 class_counts=self.data.class_counts,
                 head_ratio=self.data.spec.head_ratio,
             )
+        if not isinstance(augmenter, nn.Module):
+            raise UserError(f"augmenter {spec.name!r} must be a torch.nn.Module, which has a state to save; it is {augmenter!r}")
         return augmenter.to(self.device, memory_format=torch.channels_last)
 
     def _channels_before(self, before: str) -> int:
@@ -215,22 +237,23 @@ class Trainer:
         return loss
 
     def _training_batches(self, stage: recipes.Stage) -> Batches:
+        augmentation = build("augmentation", self.data.augmentation.name, self.data.augmentation.options)
+        return self._batches(self.data.train, self._sampler(stage), augmentation)
+
+    def _sampler(self, stage: recipes.Stage) -> Any:
         world = self.accelerator.num_processes
         if self.recipe.batch_size % world:
             raise UserError(f"batch_size {self.recipe.batch_size} cannot be split over {world} processes; make it a multiple")
-        split = self.data.train
-        sampler = build(
+        return build(
             "sampler",
             stage.sampler.name,
             stage.sampler.options,
-            labels=split.labels,
+            labels=self.data.train.labels,
             batch_size=self.recipe.batch_size // world,
             seed=self.recipe.seed,
             rank=self.accelerator.process_index,
             world_size=world,
         )
-        augmentation = build("augmentation", self.data.augmentation.name, self.data.augmentation.options)
-        return self._batches(split, sampler, augmentation)
 
     def _batches(self, split: Split, sampler: Any, augmentation: Any = None) -> Batches:
         return Batches(
@@ -271,7 +294,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Tensors and plain containers from which the run goes on bit for bit."""
         return {
-            "key": self.plan[self.done - 1].key if self.done else "",
+            "key": self._key(self.done),
             "done": self.done,
             "step": self.step,
             "sums": self.sums.state(),
@@ -282,6 +305,12 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
         }
+
+    def _key(self, done: int) -> str:
+        """Address of the state after so many epochs; nothing where the plan has fewer."""
+        if done == 0:
+            return start_key(self.recipe, self.data.facts(), self.accelerator.num_processes)
+        return self.plan[done - 1].key if done <= len(self.plan) else ""
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.done, self.step, self.history = state["done"], state["step"], state["history"]
@@ -308,8 +337,7 @@ class Trainer:
         if not path.exists():
             return False
         state = checkpoint.load(path)
-        key = self.plan[state["done"] - 1].key if 0 < state["done"] <= len(self.plan) else ""
-        if state["key"] != key:
+        if state.get("key") != self._key(state.get("done", 0)):
             raise UserError(
                 f"the checkpoint in {self.folder} was trained with another recipe, other images or another number of "
                 "processes; name another folder, or delete it to train anew"
@@ -319,13 +347,14 @@ class Trainer:
 
     def _reuse_prefix(self) -> None:
         """Start from the longest prefix of the plan that the cache knows."""
-        if self.cache is None:
+        known = (epoch for epoch in reversed(self.plan) if self.cache is not None and epoch.key in self.cache)
+        epoch = next(known, None)
+        if epoch is None or self.cache is None:
             return
-        for epoch in reversed(self.plan):
-            if epoch.key in self.cache:
-                self._restore(self.cache.load(epoch.key))
-                self.reused_epochs = epoch.index + 1
-                return
+        state = {**self.cache.load(epoch.key), "reused_epochs": epoch.index + 1}
+        self._restore(state)
+        if self.accelerator.is_main_process:  # where nothing is left to train, this is all the run will save
+            checkpoint.save(self.folder / CHECKPOINT, state)
 
     def _save(self, epoch: Epoch) -> None:
         if not self.accelerator.is_main_process:
@@ -380,10 +409,23 @@ class Trainer:
             return
         broken = self.sums.broken()
         if broken is not None:
-            raise UserError(
-                f"the loss term {broken!r} is not finite in epoch {epoch.index}, step {self.step}; the last good state is "
-                f"in {self.folder / CHECKPOINT}. A lower learning rate, a longer warm-up or clip=… usually helps"
-            )
+            raise self._diverged(epoch, f"the loss term {broken!r} is")
+
+    def _refuse_broken_weights(self, epoch: Epoch) -> None:
+        """An update can break the weights after a last finite loss; the good checkpoint must outlive it."""
+        parts = {"network": self.model, **({"augmenter": self.augmenter} if self.augmenter is not None else {})}
+        for part, module in parts.items():
+            for name, value in module.state_dict().items():
+                if not torch.isfinite(value).all():
+                    raise self._diverged(epoch, f"{name!r} of the {part} is")
+
+    def _diverged(self, epoch: Epoch, what: str) -> UserError:
+        path = self.folder / CHECKPOINT
+        kept = f"the last good state is in {path}" if path.exists() else "no state was saved before"
+        return UserError(
+            f"{what} not finite in epoch {epoch.index}, step {self.step}; {kept}. "
+            "A lower learning rate, a longer warm-up or clip=… usually helps"
+        )
 
     def _agreed(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop; all must leave at the same step, or the others wait for ever."""
@@ -391,13 +433,6 @@ class Trainer:
             return stop.requested
         flag = torch.tensor([float(stop.requested)], device=self.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
-
-    def _stop(self, epoch: Epoch, stop: StopRequest) -> None:
-        if self.step == len(self.batches):  # the epoch is whole: keep it as such
-            self._finish_epoch(epoch)
-        else:
-            self._save(epoch)
-        raise Stopped(f"stopped in epoch {epoch.index} after step {self.step}", stop.signal_number)
 
 
 def network(recipe: recipes.Recipe, num_classes: int) -> nn.Module:

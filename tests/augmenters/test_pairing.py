@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safa.augmenters.pairing import random_pairs, same_class_pairs, spread
+from safa.augmenters.pairing import random_pairs, rows_of, same_class_pairs, spread
 
 CPU = torch.device("cpu")
 label_vectors = st.lists(st.integers(0, 6), max_size=60)
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def drawn(labels: list[int]) -> tuple[list[int], list[int], list[int]]:
@@ -19,21 +21,21 @@ def drawn(labels: list[int]) -> tuple[list[int], list[int], list[int]]:
     return first.tolist(), second.tolist(), single.tolist()
 
 
-@settings(deadline=None)
+@unhurried
 @given(label_vectors)
 def test_every_row_is_in_one_pair_or_left_over_once(labels):
     first, second, single = drawn(labels)
     assert sorted(first + second + single) == list(range(len(labels)))
 
 
-@settings(deadline=None)
+@unhurried
 @given(label_vectors)
 def test_the_rows_of_a_pair_share_their_class(labels):
     first, second, _ = drawn(labels)
     assert [labels[i] for i in first] == [labels[j] for j in second]
 
 
-@settings(deadline=None)
+@unhurried
 @given(label_vectors)
 def test_one_row_is_left_over_for_every_class_with_an_odd_number(labels):
     odd = [c for c, count in Counter(labels).items() if count % 2]
@@ -63,7 +65,7 @@ def test_the_seed_fixes_the_pairs():
     assert not torch.equal(draws[0], draws[2])
 
 
-@settings(deadline=None)
+@unhurried
 @given(st.integers(0, 40))
 def test_random_pairs_use_every_row_but_an_odd_last_one_once(n):
     first, second = random_pairs(n, CPU)
@@ -71,10 +73,25 @@ def test_random_pairs_use_every_row_but_an_odd_last_one_once(n):
     assert len(set(torch.cat([first, second]).tolist())) == n // 2 * 2
 
 
-@settings(deadline=None)
+@unhurried
 @given(st.integers(0, 40), st.integers(1, 12))
 def test_spread_uses_no_index_twice_before_all_were_used(n, over):
     times = Counter(spread(n, over, CPU).tolist())
     counts = [times[index] for index in range(over)]
     assert sum(counts) == n
     assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("rows", [[2, 0, 2, 1], [], [3]], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rows_of_maps_and_their_gradients_are_those_of_indexing(rows, layout):
+    maps = torch.rand(4, 3, 2, 5).contiguous(memory_format=layout)
+    taken, index = [], torch.tensor(rows, dtype=torch.int64)
+    for take in (rows_of, lambda features, index: features[index]):
+        features = maps.clone().requires_grad_()
+        chosen = take(features, index)
+        chosen.square().sum().backward()
+        taken.append((chosen, features.grad))
+    assert torch.equal(taken[0][0], taken[1][0])
+    assert torch.equal(taken[0][1], taken[1][1])
+    assert taken[0][0].is_contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -118,6 +118,10 @@ def assert_equations_hold(labels: list[int] = LABELS, **options) -> None:
 
 def test_generated_rows_and_terms_follow_eq_2_to_7_written_out():
     assert_equations_hold()
+
+
+def test_each_of_two_tail_pairs_shares_the_delta_of_its_own_head_pair():
+    assert_equations_hold(labels=[0, 1, 3, 2, 1, 0, 3, 2])
 
 
 def test_more_tail_pairs_than_head_pairs_leave_some_tail_rows_out():
@@ -437,10 +441,13 @@ def test_without_the_contrastive_term_there_is_no_q():
 
 
 def test_without_any_term_rows_are_generated_all_the_same():
-    out = run(trained(**dict.fromkeys(TERMS, 0.0)), maps())
+    safa = trained(**dict.fromkeys(TERMS, 0.0))
+    out = run(safa, maps())
     assert len(out.features) == 10
     assert out.loss.item() == 0
     assert out.terms == {}
+    out.loss.backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in safa.parameters())
 
 
 def test_terms_are_detached_for_logging():
@@ -475,7 +482,7 @@ def test_class_counts_may_be_a_list_tensor_or_array(kind):
     assert SAFA(2, kind(COUNTS), head_ratio=0.4).is_head.tolist() == [False, True, False, True, False]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 4), max_size=20), st.integers(0, 2**31))
 def test_any_batch_keeps_its_rows_and_grows_by_tail_rows_only(labels, seed):
     features = maps(labels).requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import statistics
 
 import pytest
@@ -123,7 +124,7 @@ def test_markdown_is_the_golden_text():
 def test_paired_markdown_is_the_golden_text():
     pairs = tables.paired([*results("CE"), *results("CE-SAFA")], baseline="CE")
     assert tables.paired_to_markdown(pairs).splitlines()[2] == (
-        "| digits | 20 | resnet8 | CE-SAFA | CE | 5 | −2.34 ± 1.87 | +0.00 ± 0.00 | +0.00 ± 0.00 "
+        "| digits | 20 | resnet8 | CE-SAFA | CE | 5 | −2.34 ± 1.87 | 0.00 ± 0.00 | 0.00 ± 0.00 "
         "| −2.34 ± 1.87 | 4 of 5 |"
     )
 
@@ -136,13 +137,30 @@ def test_names_are_not_read_as_markup():
     assert "a|b [red]<b>" in console.file.getvalue()
 
 
+def terminal(rows: list[tables.Row], width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(tables.to_rich(rows))
+    return console.file.getvalue()
+
+
 def test_the_terminal_table_has_the_same_figures():
-    console = Console(file=io.StringIO(), width=200)
-    console.print(tables.to_rich(tables.summarise(results("CE"))))
-    text = console.file.getvalue()
-    assert "61.40 ± 0.87" in text
+    text = terminal(tables.summarise(results("CE")), width=200)
+    assert "digits, factor 20, resnet8" in text
+    assert "61.40 ±0.87" in text
     assert "best on test*" in text
     assert "for comparison only" in text
+
+
+def test_no_figure_is_cut_in_a_terminal_of_80_columns():
+    line = {"dataset": "cifar100", "imbalance_factor": 100, "model": "resnet32", "method": "LDAM-DRW-SAFA"}
+    doubtful = results("CE-SAFA", **line | {"method": "CE"})  # its figure of the paper carries a dagger
+    rows = tables.summarise([*results("CE", **line, recipe="safa"), *doubtful])
+    mixed = [*rows, *tables.summarise(results("CE"))]
+    for drawn in (rows, mixed, tables.against_paper(rows)):
+        text = terminal(drawn, width=80)
+        assert "…" not in text
+        for figure in ("61.40", "±0.87", "73.40", "±1.83", "21.00", "LDAM-DRW-SAFA"):
+            assert re.search(rf"(?<!\S){figure}(?!\S)", text)
 
 
 def test_against_the_paper_shows_figure_and_difference():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safa.augmenters import terms
@@ -95,7 +96,7 @@ class SAFA(nn.Module):
     def __init__(
         self,
         channels: int,
-        class_counts: Sequence[int] | Tensor,
+        class_counts: Sequence[int] | NDArray[Any] | Tensor,
         *,
         head_ratio: float = 0.2,
         layout: Layout = "map",
@@ -165,7 +166,7 @@ class SAFA(nn.Module):
         if self.reading.start == "identity":
             adapted = delta + adapted
         moved = adapted + sample
-        generated = self.generator(moved)
+        generated: Tensor = self.generator(moved)
         if self.reading.start == "identity":
             generated = moved + generated
         if not self.reading.rectify:

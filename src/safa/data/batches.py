@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from safa.data.images import decode
 from safa.data.sources import Split
+from safa.errors import UserError
 from safa.seeding import seed_for
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -175,10 +176,13 @@ class Batches:
             loader = DataLoader(
                 self.files,
                 batch_sampler=batches,
+                collate_fn=_stacked,
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
             )
         for batch, images in zip(batches, loader, strict=True):
+            if isinstance(images, UserError):
+                raise images
             yield (
                 torch.as_tensor(np.asarray(batch), device=self.device),
                 images.to(self.device, non_blocking=True),
@@ -204,8 +208,11 @@ class InOrder:
         return -(-self.length // self.batch_size)
 
 
-class _Files(Dataset[Tensor]):
-    """Decodes one file at a time, in a worker."""
+class _Files(Dataset[Tensor | UserError]):
+    """Decodes one file at a time, in a worker.
+
+    An error is handed over as a value: torch would wrap one that is raised in the worker's whole traceback.
+    """
 
     def __init__(self, split: Split, image_size: int) -> None:
         self.paths, self.image_size = split.paths, image_size
@@ -213,5 +220,13 @@ class _Files(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(decode(self.paths[index], self.image_size).transpose(1, 2, 0).copy())
+    def __getitem__(self, index: int) -> Tensor | UserError:
+        try:
+            return torch.from_numpy(decode(self.paths[index], self.image_size).transpose(1, 2, 0).copy())
+        except UserError as error:
+            return error
+
+
+def _stacked(images: list[Tensor | UserError]) -> Tensor | UserError:
+    wrong = next((image for image in images if isinstance(image, UserError)), None)
+    return wrong or torch.stack([image for image in images if isinstance(image, Tensor)])

@@ -62,8 +62,17 @@ class LongTailed:
             return self.spec.imbalance_factor
         return float(self.subset.class_counts.max() / self.subset.class_counts.min())
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was decided or left out when the images were read, a sentence each, for the user."""
+        skipped = self.source.skipped
+        count = f"{len(skipped)} unreadable files were left out: {', '.join(skipped[:5])}{', …' if len(skipped) > 5 else ''}"
+        return (*self.source.notes, *([count] if skipped else []))
+
     def facts(self) -> Mapping[str, Any]:
         """What of the data decides the weights: part of a cached stage's address."""
+        # Only where it differs, like all defaults, so that addresses from before it was listed stay valid.
+        ratio = {} if self.spec.head_ratio == recipes.Data.head_ratio else {"head_ratio": self.spec.head_ratio}
         return {
             "images": self.source.fingerprint,
             "subset": self.subset.sha256,
@@ -71,6 +80,7 @@ class LongTailed:
             "mean": list(self.source.mean),
             "std": list(self.source.std),
             "augmentation": recipes.to_plain(self.augmentation),
+            **ratio,
         }
 
 

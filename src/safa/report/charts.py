@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from safa.report.comparison import Comparison
 from safa.report.confusion import Mistakes
@@ -53,6 +53,7 @@ def training(
         axes.set_axis_off()
     for axes in grid[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("epochs done")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.tick_params(labelbottom=True)
     return figure
 
@@ -133,14 +134,14 @@ def _group(comparison: Comparison, column: str) -> str:
 
 
 @themed
-def features(embedding: Embedding, classes: Sequence[int], width: int = 420) -> Figure:
-    """The points of one embedding: colour by class, marker by kind."""
+def features(embedding: Embedding, inks: Mapping[int, str], width: int = 420) -> Figure:
+    """The points of one embedding: colour by class (class id -> name of a colour), marker by kind."""
     figure = blank(width, width * 0.86)
     axes = figure.subplots()
-    for number, class_id in enumerate(classes):
+    for class_id, ink in inks.items():
         for kind in (1, 2, 0):  # the few real images of a tail class come last, on top
             rows = (embedding.labels == class_id) & (embedding.kind == kind)
-            _scatter(axes, embedding.points[rows], kind, colour(f"class-{number}"))
+            _scatter(axes, embedding.points[rows], kind, colour(ink))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color(colour("rule"))

@@ -68,8 +68,13 @@ def boundaries(comparison: Comparison) -> list[tuple[int, str]]:
     for run in comparison.runs:
         for before, after in zip(run.log, run.log[1:], strict=False):
             if after.get("stage") != before.get("stage"):
-                names.setdefault(int(after["epoch"]), {})[str(after.get("stage"))] = None
+                names.setdefault(int(after["epoch"]), {})[_stage_name(after.get("stage"))] = None
     return [(epoch, " / ".join(names[epoch])) for epoch in sorted(names)]
+
+
+def _stage_name(stage: object) -> str:
+    # Trainers log an index from 0.
+    return f"stage {stage + 1}" if isinstance(stage, int) else str(stage)
 
 
 def _terms(comparison: Comparison) -> list[str]:

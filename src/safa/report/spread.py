@@ -24,8 +24,13 @@ class Spread:
     n: int
 
     def text(self, digits: int = 2, *, signed: bool = False) -> str:
-        """``57.01 ± 0.23``, or ``57.01`` for a single seed; ``signed`` puts + or − before the mean."""
-        mean = f"{self.mean:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+        """``57.01 ± 0.23``, or ``57.01`` for one seed; ``signed`` puts + or − before what is not 0."""
+        mean = f"{self.mean:.{digits}f}"
+        if float(mean) == 0:
+            mean = f"{0:.{digits}f}"
+        elif signed:
+            mean = f"{self.mean:+.{digits}f}"
+        mean = mean.replace("-", "−")
         return mean if self.sd is None else f"{mean} ± {self.sd:.{digits}f}"
 
 

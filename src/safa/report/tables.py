@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +35,8 @@ PAIRED_NOTE = (
     "Wins: seeds with a lower overall error than the baseline."
 )
 
-_NAMES = ("data set", "factor", "network", "method")
+_PLACE = ("data set", "factor", "network")
+_NAMES = (*_PLACE, "method")
 _LEFT_ALIGNED = ("data set", "network", "method", "baseline")
 _FIGURES = {
     "error": "last",
@@ -58,16 +61,34 @@ def paired_to_markdown(pairs: Sequence[Paired]) -> str:
 
 
 def to_rich(rows: Sequence[Row]) -> Table:
-    """Draw the rows as a table for the terminal."""
-    headings = _headings(rows)
-    table = Table(caption="\n".join(_notes(rows)), caption_justify="left")
+    """Draw the rows as a table for the terminal; what all rows share stands in the title.
+
+    Fits 80 columns; several data sets beside the paper's figures need 95.
+    """
+    places = [f"{row.dataset}, factor {row.imbalance_factor:g}, {row.model}" for row in rows]
+    shared = len(set(places)) == 1
+    headings = [heading for heading in _headings(rows) if heading not in _PLACE]
+    notes = "\n".join(_notes(rows))
+    table = Table(title=places[0] if shared else None, caption=notes, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.show_edge = table.pad_edge = False
+    table.title_justify = table.caption_justify = "left"
+    if not shared:
+        table.add_column("data set\nfactor\nnetwork", no_wrap=True)
     for heading in headings:
-        justify = "left" if heading in _LEFT_ALIGNED else "right"
-        table.add_column(heading, justify=justify, no_wrap=heading == "method")  # type: ignore[arg-type]
-    for row in rows:
+        _add_column(table, heading)
+    for place, row in zip(places, rows, strict=True):
+        # Where the terminal is narrow a cell breaks at its one space, before ±.
+        cells = [cell.replace("± ", "±") for cell in _cells(row, headings)]
         # Text, not str: a method called "[red]" is a name, not markup.
-        table.add_row(*(Text(cell) for cell in _cells(row, headings)))
+        table.add_row(*(Text(cell) for cell in (cells if shared else [place.replace(", ", "\n"), *cells])))
     return table
+
+
+def _add_column(table: Table, heading: str) -> None:
+    justify: JustifyMethod = "left" if heading in _LEFT_ALIGNED else "right"
+    may_break = heading in _FIGURES or heading == "difference"
+    title = "ours − paper" if heading == "difference" else heading  # breaks where the column is narrow
+    table.add_column(title, justify=justify, no_wrap=not may_break, min_width=6 if may_break else None)
 
 
 def _headings(rows: Sequence[Row]) -> list[str]:

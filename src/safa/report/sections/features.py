@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from safa.report import charts, embedding
 from safa.report.comparison import Comparison
@@ -22,7 +22,10 @@ def features(comparison: Comparison) -> str:
     if not stored:
         return absent(f"no picture of the features: {gaps or 'no features are stored'}")
     heads, tails = embedding.shown_classes(comparison)
-    panels = "".join(_embedding_panel(method, run, [*heads, *tails]) for method, run in stored.items())
+    # Cool colours for heads, warm ones for tails, also where there are fewer than three heads.
+    inks = {class_id: f"class-{number}" for number, class_id in enumerate(heads)}
+    inks |= {class_id: f"class-{number}" for number, class_id in enumerate(tails, start=embedding.HEADS)}
+    panels = "".join(_embedding_panel(method, run, inks) for method, run in stored.items())
     caption = (
         "t-SNE of the penultimate features, each network by itself, its first seed; at most 100 features per "
         "class and kind. Distances between panels mean nothing. Shown are the largest head classes, and the "
@@ -30,16 +33,16 @@ def features(comparison: Comparison) -> str:
     )
     note = absent(f"without {gaps}") if gaps else ""
     return (
-        f'{_class_keys(comparison, heads, tails)}<div class="panels">{panels}</div>'
+        f'{_class_keys(comparison, heads, inks)}<div class="panels">{panels}</div>'
         f'<p class="note">{caption}</p>{note}'
     )
 
 
-def _class_keys(comparison: Comparison, heads: Sequence[int], tails: Sequence[int]) -> str:
+def _class_keys(comparison: Comparison, heads: Sequence[int], inks: Mapping[int, str]) -> str:
     entries = []
-    for number, class_id in enumerate([*heads, *tails]):
+    for class_id, ink in inks.items():
         role = f"{'head' if class_id in heads else 'tail'}, {comparison.counts[class_id]:,} images"
-        entries.append(key(comparison.class_names[class_id], "o", f"class-{number}", group=role))
+        entries.append(key(comparison.class_names[class_id], "o", ink, group=role))
     kinds = [
         key(name, charts.KIND_MARKERS[kind], "ink", hollow=kind == 2)
         for kind, name in embedding.KINDS.items()
@@ -47,9 +50,9 @@ def _class_keys(comparison: Comparison, heads: Sequence[int], tails: Sequence[in
     return keys(entries) + keys(kinds)
 
 
-def _embedding_panel(method: str, run: Run, classes: list[int]) -> str:
+def _embedding_panel(method: str, run: Run, inks: Mapping[int, str]) -> str:
     assert run.features is not None
-    drawn = embedding.embed(run.features, classes)
+    drawn = embedding.embed(run.features, list(inks))
     if isinstance(drawn, str):
         return f"<figure><h3>{escaped(method)}</h3>{absent(drawn)}</figure>"
-    return panel(method, charts.features(drawn, classes), f"t-SNE of the features of {method}")
+    return panel(method, charts.features(drawn, inks), f"t-SNE of the features of {method}")

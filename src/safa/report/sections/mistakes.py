@@ -78,7 +78,7 @@ def _mistake_cell(comparison: Comparison, found: confusion.Mistakes, row: int) -
     if not np.isfinite(right):
         return '<span class="share">no test image</span>'
     common = [
-        f'{coloured(comparison, class_id)} <span class="share">{share:.0f}</span>'
+        f'{coloured(comparison, class_id)} <span class="share">({share:.0f})</span>'
         for class_id, share in found.most_common(row)
     ]
     return f"<strong>{right:.0f}</strong> · {', '.join(common) or 'no mistake'}"

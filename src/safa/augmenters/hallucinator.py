@@ -1,0 +1,177 @@
+"""Hallucinator: a tail feature and noise make another feature of its class.  [Wang et al., CVPR 2018]"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safa.augmenters.safa import Layout
+from safa.classes import head_classes
+from safa.errors import UserError, closest
+from safa.types import Augmented
+
+_DIMENSIONS = {"map": 4, "tokens": 3, "vector": 2}
+
+
+class Hallucinator(nn.Module):
+    """Repeat tail features, changed by noise in whatever way helps the classifier.
+
+    G has three layers with ReLUs, starts as a copy of the feature, and is trained by the classification loss
+    of the rows it generates and by nothing else.
+
+    Args:
+        channels: c of the features: (n, c, h, w), (n, t, c) or (n, c).
+        class_counts: training images per class, shape (k,); see ``safa.classes.head_classes``.
+        head_ratio: share of the classes that are head; all others are tail.
+        layout: ``map`` for (n, c, h, w), ``tokens`` for (n, t, c), ``vector`` for (n, c).
+        noise: numbers of standard normal noise per generated row; as many as ``channels`` when left out.
+        copies: generated rows per tail row.
+
+    Reading:
+        - Wang et al. train G through the test loss of a few-shot learner, end to end. Here there is one
+          classifier, and its loss on the generated rows trains G; nothing but that asks for diversity.
+        - The paper's G is a perceptron on vectors. On maps its layers are 3x3 convolutions (1x1 on tokens),
+          and a row gets one noise vector for all its positions, so that it changes as a whole.
+        - "Block diagonal identity matrices" (the paper's start): every layer copies its first c inputs and
+          ignores the noise until it has learnt of it.
+        - The paper ends in a ReLU since its features are not negative. Features below 0 are shifted above it
+          and back, so that the copy at the start is exact at any layer.
+        - Features are cut from the layers below, as in RSG and SAFA.
+
+    Raises:
+        UserError: if an option is out of range, or there are fewer than two classes.
+
+    SAFA and the Delta-encoder take what they add from pairs of head features; this one takes it from noise,
+    and so needs no head row in the batch.
+    """
+
+    learns_while_idle = False
+
+    def __init__(
+        self,
+        channels: int,
+        class_counts: Sequence[int] | Tensor,
+        *,
+        head_ratio: float = 0.2,
+        layout: Layout = "map",
+        noise: int | None = None,
+        copies: int = 1,
+    ) -> None:
+        super().__init__()
+        noise = channels if noise is None else noise
+        if noise < 1 or copies < 1:
+            raise UserError(f"noise and copies are at least 1, got noise={noise} and copies={copies}")
+        self.channels, self.layout, self.active = channels, layout, True
+        self.head_ratio, self.noise, self.copies = head_ratio, noise, copies
+        self.is_head: Tensor
+        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
+        kernel = kernel_of(layout)
+        inputs = (channels + noise, channels, channels)
+        self.generator = nn.ModuleList(_copying(c, channels, kernel) for c in inputs)  # G
+
+    def forward(self, features: Tensor, labels: Tensor) -> Augmented:
+        """Real rows in order, then ``copies`` rows per tail row: none in evaluation, or without a tail row.
+
+        Args:
+            features: shape (n, c, h, w), (n, t, c) or (n, c), as ``layout`` says.
+            labels: shape (n,), int64.
+
+        Raises:
+            UserError: if the features have another number of channels or dimensions than this was built for.
+        """
+        maps = as_maps(self, features, self.layout, self.channels)
+        if not (self.active and self.training):
+            return Augmented(features, labels, zero_of(self))
+        tail = (~self.is_head[labels]).nonzero().squeeze(1).repeat(self.copies)
+        if len(tail) == 0:
+            return Augmented(features, labels, zero_of(self))
+        source = maps.detach()
+        floor = source.amin().clamp(max=0)
+        generated = self.generate(source[tail] - floor) + floor
+        rows = torch.cat([features, as_given(generated, self.layout).to(features.dtype)])
+        return Augmented(rows, torch.cat([labels, labels[tail]]), zero_of(self))
+
+    def generate(self, samples: Tensor) -> Tensor:
+        """G(x, z) with fresh noise z: features above 0, (n, c, h, w) -> (n, c, h, w)."""
+        size = (len(samples), self.noise, 1, 1)
+        noise = torch.randn(size, device=samples.device, dtype=samples.dtype)
+        hidden = torch.cat([samples, noise.expand(-1, -1, *samples.shape[2:])], dim=1)
+        for layer in self.generator:
+            hidden = F.relu(layer(hidden))
+        return hidden
+
+    def extra_repr(self) -> str:
+        settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
+        return f"{settings}, noise={self.noise}, copies={self.copies}"
+
+
+def _copying(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    """A convolution that starts by handing on its first inputs as they are."""
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.dirac_(layer.weight)
+    return layer
+
+
+# --- what RSG and the three ancestors share ----------------------------------------------------------------
+
+
+def head_mask(class_counts: Sequence[int] | Tensor, head_ratio: float) -> Tensor:
+    """``safa.classes.head_classes`` as a tensor of bool, shape (k,)."""
+    return torch.tensor(head_classes([int(count) for count in class_counts], head_ratio))
+
+
+def kernel_of(layout: Layout) -> int:
+    """Side of a convolution that looks around on maps; tokens and vectors are mixed by channel alone.
+
+    Raises:
+        UserError: if there is no such layout.
+    """
+    if layout not in _DIMENSIONS:
+        hint = closest(layout, _DIMENSIONS)
+        raise UserError(f"layout must be map, tokens or vector, got {layout!r}{hint}")
+    return 3 if layout == "map" else 1
+
+
+def as_maps(augmenter: nn.Module, features: Tensor, layout: Layout, channels: int) -> Tensor:
+    """Features of any layout as (n, c, h, w); ``as_given`` is the way back.
+
+    Raises:
+        UserError: if they have another number of dimensions or channels than the augmenter was built for.
+    """
+    name = type(augmenter).__name__
+    if features.dim() != _DIMENSIONS[layout]:
+        fitting = [f"pass layout={other!r}" for other, d in _DIMENSIONS.items() if d == features.dim()]
+        raise UserError(
+            f"{name} was built for layout {layout!r} with {_DIMENSIONS[layout]} dimensions but receives "
+            f"shape {tuple(features.shape)}; {fitting[0] if fitting else 'name another layer'}"
+        )
+    found = features.shape[1] if layout == "map" else features.shape[-1]
+    if found != channels:
+        raise UserError(
+            f"{name} was built for {channels} channels but receives {found}; pass channels={found}"
+        )
+    if layout == "tokens":
+        return features.transpose(1, 2).unsqueeze(-1)
+    return features[:, :, None, None] if layout == "vector" else features
+
+
+def as_given(maps: Tensor, layout: Layout) -> Tensor:
+    """(n, c, h, w) as the layout has it."""
+    if layout == "tokens":
+        return maps.squeeze(-1).transpose(1, 2)
+    return maps[:, :, 0, 0] if layout == "vector" else maps
+
+
+def zero_of(module: nn.Module) -> Tensor:
+    """A differentiable 0 that touches every parameter: DDP waits for each of them, on every rank."""
+    return torch.stack([p.sum() for p in module.parameters()]).sum().float() * 0.0
+
+
+def full(x: Tensor) -> Tensor:
+    """At least float32: sums and norms in half precision lose the small differences of features."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

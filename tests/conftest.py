@@ -1,0 +1,56 @@
+"""What all tests share: one thread per process, and the smallest recipe in which everything happens."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+
+from safa import recipe as recipes
+from safa import runs
+from safa.data import dataset
+
+torch.set_num_threads(1)  # the processes of pytest-xdist share the cores already
+gc.collect()
+gc.freeze()  # Accelerate collects garbage at every stage; what is imported by now is passed over
+
+TINY = {
+    "method": "LDAM-DRW-SAFA",
+    "data": {"name": "digits", "imbalance_factor": 20, "largest": 30},
+    "model": {"backbone": "resnet8", "head": {"name": "cosine", "scale": 30}},
+    "schedule": {"lr": 0.1, "milestones": [3], "factor": 0.1, "warmup_epochs": 1},
+    "batch_size": 16,
+    "stages": [
+        {"epochs": 2, "loss": "ldam"},
+        {"epochs": 2, "loss": "ldam", "weighting": "effective_number", "sampler": "pairs", "augmenter": "safa"},
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> recipes.Recipe:
+    """Four epochs of seven steps on 98 digits: LDAM, then DRW with SAFA."""
+    return recipes.from_plain(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_recipe) -> dataset.LongTailed:
+    return dataset.load(tiny_recipe.data)
+
+
+@pytest.fixture
+def tiny_file(tmp_path, tiny_recipe) -> Path:
+    """The tiny recipe as a user would write it."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text("# Tiny: for tests.\n" + recipes.dump(tiny_recipe))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe, tiny_data, tmp_path_factory) -> Path:
+    """The folder of a finished run of the tiny recipe; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    runs.run(runs.Job("tiny", tiny_recipe, folder), runs.Machine(), tiny_data)
+    return folder

@@ -1,0 +1,230 @@
+"""Batches: augmentation against a loop over images, and contents that only (seed, epoch, step, rank) decide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from safa.data.batches import Batches, CropFlip, InOrder, Normalise, ResizedCrop, Shift, Unchanged
+from safa.data.types import Split
+from safa.errors import UserError
+from safa.sampling import InstanceBalanced
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+def some_images(n: int = 10, size: int = 8) -> np.ndarray:
+    """Random images (n, 3, size, size); no pixel is 0, so padding can be told from content."""
+    return np.random.RandomState(0).randint(1, 256, (n, 3, size, size)).astype(np.uint8)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batches(split: Split, *, augmentation=None, seed: int = 3, rank: int = 0, workers: int = 0, sampler=None) -> Batches:
+    return Batches(
+        split,
+        sampler or InstanceBalanced(split.labels, 4, seed=seed),
+        Normalise(MEAN, STD, CPU),
+        augmentation=augmentation,
+        device=CPU,
+        image_size=8,
+        seed=seed,
+        rank=rank,
+        workers=workers,
+    )
+
+
+def epoch(made: Batches, *arguments: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(made.epoch(*arguments))
+
+
+def equal(first, second) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(a, b) and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.fixture
+def split() -> Split:
+    return Split(np.arange(10) % 3, some_images())
+
+
+@pytest.fixture
+def files(split, tmp_path) -> Split:
+    """The same images as PNG files."""
+    paths = tuple(tmp_path / f"{i}.png" for i in range(len(split)))
+    for path, image in zip(paths, split.images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    return Split(split.labels, paths=paths)
+
+
+# --- augmentation ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("padding", [1, 4])
+def test_crop_flip_is_pad_crop_and_mirror_image_by_image(padding, flip):
+    images = torch.from_numpy(some_images(40)).permute(0, 2, 3, 1)
+    done = CropFlip(padding, flip)(images, generator(5))
+
+    draws = generator(5)
+    corner = torch.randint(0, 2 * padding + 1, (2, 40, 1), generator=draws)
+    mirrored = torch.rand(40, 1, generator=draws) < 0.5 if flip else torch.zeros(40, 1)
+    for n, image in enumerate(images.numpy()):
+        canvas = np.zeros((8 + 2 * padding, 8 + 2 * padding, 3), dtype=np.uint8)
+        canvas[padding : padding + 8, padding : padding + 8] = image
+        top, left = corner[0, n].item(), corner[1, n].item()
+        expected = canvas[top : top + 8, left : left + 8]
+        expected = expected[:, ::-1] if mirrored[n] else expected
+        np.testing.assert_array_equal(done[n].numpy(), expected)
+    assert done.dtype == torch.uint8
+
+
+def test_crop_flip_reaches_every_corner_and_mirrors_about_half():
+    images = torch.from_numpy(some_images(1)).permute(0, 2, 3, 1).expand(4000, 8, 8, 3)
+    done = CropFlip(padding=1)(images, generator())
+    kinds, counts = np.unique(done.numpy().reshape(4000, -1), axis=0, return_counts=True)
+    assert len(kinds) == 3 * 3 * 2
+    assert counts.min() > 150  # of 222 expected
+
+
+def test_a_shift_never_mirrors():
+    images = torch.from_numpy(some_images(1)).permute(0, 2, 3, 1).expand(500, 8, 8, 3)
+    assert len(np.unique(Shift(padding=1)(images, generator()).numpy().reshape(500, -1), axis=0)) == 3 * 3
+
+
+def test_a_resized_crop_of_everything_is_the_image():
+    images = torch.from_numpy(some_images()).permute(0, 2, 3, 1)
+    assert torch.equal(ResizedCrop(scale=(1, 1), ratio=(1, 1), flip=False)(images, generator()), images)
+
+
+def test_a_resized_crop_of_everything_mirrors_half():
+    images = torch.from_numpy(some_images(100)).permute(0, 2, 3, 1)
+    done = ResizedCrop(scale=(1, 1), ratio=(1, 1))(images, generator())
+    mirrored = [torch.equal(after, before.flip(1)) for after, before in zip(done, images, strict=True)]
+    same = [torch.equal(after, before) for after, before in zip(done, images, strict=True)]
+    assert sum(mirrored) + sum(same) == 100
+    assert 30 < sum(mirrored) < 70
+
+
+def test_a_resized_crop_keeps_shape_type_range_and_flat_colour():
+    images = torch.full((50, 8, 8, 3), 77, dtype=torch.uint8)
+    done = ResizedCrop()(images, generator())
+    assert done.shape == images.shape
+    assert torch.equal(done, images)
+
+
+def test_a_resized_crop_shows_a_part_of_the_image_and_nothing_beside():
+    ramp = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 64, 1).expand(200, 64, 64, 3)
+    done = ResizedCrop(scale=(0.25, 0.25), ratio=(1, 1), flip=False)(ramp, generator()).float()
+    width = done[:, 0, -1, 0] - done[:, 0, 0, 0]
+    assert ((width - 31.5).abs() <= 1).all()  # half of 64 columns, from centre to centre of the outer ones
+    assert done.min() < 3
+    assert done.max() > 60
+    assert torch.equal(done[:, 0], done[:, -1])
+
+
+def test_unchanged_is_unchanged():
+    images = torch.from_numpy(some_images())
+    assert Unchanged()(images, generator()) is images
+
+
+# --- normalisation -----------------------------------------------------------------------------------------
+
+
+def test_normalised_is_pixel_over_255_minus_mean_over_deviation(split):
+    images = torch.from_numpy(split.images)
+    expected = (images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    done = Normalise(MEAN, STD, CPU)(images.permute(0, 2, 3, 1))
+    torch.testing.assert_close(done, expected.float(), rtol=0, atol=2e-6)
+
+
+def test_batches_are_channels_last_in_memory(split):
+    images, _ = next(batches(split).epoch(0))
+    assert images.shape == (4, 3, 8, 8)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+# --- what decides a batch ----------------------------------------------------------------------------------
+
+
+def test_an_epoch_holds_every_image_with_its_label(split):
+    plain = Normalise(MEAN, STD, CPU)(torch.from_numpy(split.images).permute(0, 2, 3, 1))
+    made = batches(split)
+    done = epoch(made, 0)
+    assert len(done) == len(made) == 3
+    for images, labels in done:
+        for image, label in zip(images, labels, strict=True):
+            place = [i for i in range(10) if torch.equal(plain[i], image)]
+            assert len(place) == 1
+            assert label == split.labels[place[0]]
+
+
+def test_an_epoch_is_the_same_whatever_was_drawn_before(split):
+    first, second = (batches(split, augmentation=CropFlip()) for _ in range(2))
+    expected = epoch(first, 2)
+    epoch(second, 0)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert equal(epoch(second, 2), expected)
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_an_epoch_from_a_step_on_is_the_tail_of_the_epoch(start, split):
+    made = batches(split, augmentation=CropFlip())
+    assert equal(epoch(made, 1, start), epoch(made, 1)[start:])
+
+
+def test_augmentation_differs_by_seed_epoch_step_and_rank(split):
+    same_image = InOrder(10, 1)
+    split = Split(split.labels, np.repeat(split.images[:1], 10, axis=0))
+    seen = [
+        image
+        for made in ({}, {"seed": 4}, {"rank": 1})
+        for index in (0, 1)
+        for image, _ in epoch(batches(split, augmentation=CropFlip(), sampler=same_image, **made), index)
+    ]
+    distinct = len(np.unique(torch.cat(seen).numpy().reshape(60, -1), axis=0))
+    assert distinct > 40  # of 60 drawn from 162 placings, mirrored or not
+
+
+def test_global_random_numbers_are_neither_used_nor_moved(split):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    epoch(batches(split, augmentation=ResizedCrop()), 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_give_the_same_batches_as_images_in_memory(workers, files, split):
+    in_memory = batches(split, augmentation=CropFlip())
+    on_disk = batches(files, augmentation=CropFlip(), workers=workers)
+    assert equal(epoch(on_disk, 1), epoch(in_memory, 1))
+    assert equal(epoch(on_disk, 1, 2), epoch(in_memory, 1, 2))
+    assert epoch(on_disk, 1)[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_in_training_is_named_in_one_sentence(workers, files):
+    files.paths[3].unlink()
+    with pytest.raises(UserError) as error:
+        epoch(batches(files, workers=workers), 0)
+    assert str(error.value) == f"cannot read {files.paths[3]} as an image: there is no such file"
+
+
+# --- evaluation --------------------------------------------------------------------------------------------
+
+
+def test_in_order_is_in_order_whatever_the_epoch():
+    sampler = InOrder(10, 4)
+    sampler.set_epoch(3)
+    assert [list(batch) for batch in sampler] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(sampler) == 3

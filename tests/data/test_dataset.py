@@ -1,0 +1,141 @@
+"""The images of a run: what is drawn, what is set aside, and what of it addresses a cached state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from safa import recipe as recipes
+from safa.data import dataset
+from safa.data.sources import load_source
+from safa.errors import UserError
+from safa.recipe import Data, Named
+
+TAIL = Data("digits", imbalance_factor=20, largest=30)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 8×8 images: 12 and 4 for training, 2 each for test; with val/ on request."""
+
+    def make(**splits: tuple[int, int]):
+        for split, numbers in {"train": (12, 4), "test": (2, 2), **splits}.items():
+            for name, number in zip(("cat", "dog"), numbers, strict=True):
+                (tmp_path / split / name).mkdir(parents=True)
+                for i in range(number):
+                    pixels = np.random.RandomState(i).randint(0, 256, (8, 8, 3)).astype(np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+        return tmp_path
+
+    return make
+
+
+def test_the_tail_is_the_exponential_one_over_classes_by_count():
+    drawn = dataset.load(TAIL)
+    expected = [int(30 * 20 ** (-c / 9)) for c in range(10)]
+    assert sorted(drawn.class_counts, reverse=True) == expected
+    assert np.bincount(drawn.train.labels).tolist() == drawn.class_counts
+    assert drawn.imbalance_factor == 20
+
+
+def test_the_images_are_those_of_the_subset():
+    drawn, source = dataset.load(TAIL), load_source("digits")
+    np.testing.assert_array_equal(drawn.train.images, source.train.images[drawn.subset.train])
+    np.testing.assert_array_equal(drawn.source.test.images, source.test.images)
+
+
+def test_a_validation_split_is_cut_from_the_training_images_alone():
+    drawn = dataset.load(replace(TAIL, validation=0.2))
+    whole = dataset.load(TAIL)
+    assert whole.validation is None
+    together = [*drawn.subset.train, *drawn.subset.validation]
+    assert sorted(together) == sorted(whole.subset.train)
+    assert len(drawn.validation) == len(drawn.subset.validation) > 0
+    assert min(drawn.class_counts) >= 1
+
+
+def test_a_folders_own_validation_split_is_used_unless_one_is_cut(folder):
+    spec = Data(str(folder(val=(3, 3))), profile="as_found", image_size=8)
+    assert len(dataset.load(spec).validation) == 6
+    assert len(dataset.load(replace(spec, validation=0.25)).validation) == 3 + 1
+
+
+def test_counts_as_found_have_the_factor_they_have(folder):
+    found = dataset.load(Data(str(folder()), profile="as_found", image_size=8))
+    assert found.class_counts == [12, 4]
+    assert found.imbalance_factor == 3.0
+
+
+def test_groups_follow_the_bounds_of_the_recipe():
+    groups = dataset.load(replace(TAIL, many_above=20, few_below=5)).groups
+    counts = np.array(dataset.load(TAIL).class_counts)
+    assert groups["many"].tolist() == (counts > 20).tolist()
+    assert groups["few"].tolist() == (counts < 5).tolist()
+
+
+def test_the_augmentation_is_the_data_sets_own_unless_named():
+    assert dataset.load(TAIL).augmentation == Named("shift")  # a mirrored digit is another digit
+    assert dataset.load(replace(TAIL, augmentation=Named("none"))).augmentation == Named("none")
+
+
+def test_what_was_decided_or_left_out_is_remarked(folder):
+    root = folder()
+    (root / "train" / "cat" / "broken.png").write_bytes(b"")
+    remarks = dataset.load(Data(str(root), profile="as_found", image_size=8, on_corrupt="skip")).remarks
+    assert "1 unreadable files were left out: train/cat/broken.png" in remarks[-1]
+
+
+# --- addresses ---------------------------------------------------------------------------------------------
+
+
+def facts(**changes: object) -> dict[str, object]:
+    return dict(dataset.load(replace(TAIL, **changes)).facts())
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ({"subset_seed": 1}, {"subset"}),
+        ({"imbalance_factor": 10}, {"subset"}),
+        ({"largest": 25}, {"subset"}),
+        ({"order": "rsg"}, {"subset"}),
+        ({"validation": 0.2}, {"subset"}),
+        ({"augmentation": Named("none")}, {"augmentation"}),
+        ({"head_ratio": 0.3}, {"head_ratio"}),
+    ],
+)
+def test_what_decides_the_weights_is_among_the_facts(change, changed):
+    before, after = facts(), facts(**change)
+    assert {key for key in before | after if before.get(key) != after.get(key)} == changed
+
+
+@pytest.mark.parametrize("change", [{"root": "elsewhere"}, {"many_above": 20}, {"few_below": 5}, {"augmentation": Named("shift")}])
+def test_what_does_not_decide_the_weights_is_not(change):
+    assert facts(**change) == facts()
+
+
+def test_the_facts_have_the_keys_they_had():
+    assert set(facts()) == {"images", "subset", "image_size", "mean", "std", "augmentation"}
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+def test_more_images_than_there_are_is_an_error_that_names_the_class():
+    with pytest.raises(UserError, match=r"class \d needs \d+ images for this profile but has"):
+        dataset.load(replace(TAIL, largest=1000))
+
+
+def test_no_test_images_is_an_error(monkeypatch):
+    source = load_source("digits")
+    empty = source.test.take(np.arange(0))
+    monkeypatch.setattr(dataset, "load_source", lambda *_, **__: replace(source, test=empty))
+    with pytest.raises(UserError, match="digits has no test images"):
+        dataset.load(TAIL)
+
+
+def test_a_data_section_without_keys_is_the_embedded_default():
+    assert recipes.from_plain({"method": "x", "stages": [{"epochs": 1}]}).data == Data("digits")

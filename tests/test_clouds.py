@@ -1,0 +1,98 @@
+"""The features behind Fig. 1: of which classes, of which kinds, and of an unchanged network."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from safa import clouds, recipe, runs
+from safa.clouds import GENERATED, REAL, TEST, chosen_classes
+from safa.train import Trainer
+
+
+@pytest.fixture(scope="module")
+def trainer(tiny_recipe, tiny_data, tmp_path_factory) -> Trainer:
+    stages = tuple(replace(stage, epochs=1) for stage in tiny_recipe.stages)
+    short = replace(tiny_recipe, stages=stages)
+    made = Trainer(short, tiny_data, tmp_path_factory.mktemp("run"), runs._accelerator(short, runs.Machine()))
+    made.run()
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(trainer) -> dict[str, np.ndarray]:
+    return clouds.features(trainer)
+
+
+def test_classes_are_the_three_largest_head_and_the_two_rarest_tail_classes():
+    counts = [1, 50, 3, 40, 2, 30, 20, 10, 60, 5]
+    assert chosen_classes(counts, head_ratio=0.4) == ([8, 1, 3], [4, 0])
+    assert chosen_classes(counts, head_ratio=0.1) == ([8], [4, 0])
+    assert chosen_classes([3, 2], head_ratio=0.5) == ([0], [1])
+
+
+def test_every_row_has_features_a_label_and_a_kind(found, trainer):
+    n = len(found["labels"])
+    assert found["features"].shape == (n, trainer.model.fc.in_features)
+    assert found["features"].dtype == np.float32
+    assert found["kind"].shape == found["is_head"].shape == (n,)
+    assert np.isfinite(found["features"]).all()
+
+
+def test_real_and_unseen_rows_are_the_images_of_the_chosen_classes(found, trainer):
+    head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
+    for kind, split in ((REAL, trainer.data.train), (TEST, trainer.data.source.test)):
+        expected = [min(100, int((split.labels == c).sum())) for c in head + tail]
+        assert [int((found["labels"][found["kind"] == kind] == c).sum()) for c in head + tail] == expected
+    assert found["is_head"].tolist() == np.isin(found["labels"], head).tolist()
+
+
+def test_generated_rows_are_of_tail_classes(found, trainer):
+    _, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
+    generated = found["labels"][found["kind"] == GENERATED]
+    assert len(generated)
+    assert set(generated) <= set(tail)
+
+
+def test_features_are_what_enters_the_classifier(found, trainer):
+    rows = found["kind"] == TEST
+    logits = trainer.model.eval().fc(torch.from_numpy(found["features"][rows]))
+    split = trainer.data.source.test
+    head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
+    chosen = np.concatenate([np.flatnonzero(split.labels == c)[:100] for c in head + tail])
+    images, _ = trainer.images_of(split, chosen)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, trainer.model(images))
+
+
+def test_looking_changes_neither_network_nor_augmenter(trainer):
+    before = copy.deepcopy([trainer.model.state_dict(), trainer.augmenter.state_dict()])
+    clouds.features(trainer)
+    after = [trainer.model.state_dict(), trainer.augmenter.state_dict()]
+    for first, second in zip(before, after, strict=True):
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not trainer.model.fc._forward_pre_hooks
+
+
+def test_looking_twice_gives_the_same_features(found, trainer):
+    again = clouds.features(trainer)
+    assert all(np.array_equal(found[key], again[key]) for key in found)
+
+
+def test_without_an_augmenter_there_are_no_generated_rows(tiny_recipe, tiny_data, tmp_path):
+    plain = replace(tiny_recipe, stages=(recipe.Stage(1),))
+    trainer = Trainer(plain, tiny_data, tmp_path, runs._accelerator(plain, runs.Machine()))
+    trainer.run()
+    assert set(clouds.features(trainer)["kind"]) == {REAL, TEST}
+
+
+def test_a_kind_without_images_of_the_chosen_classes_is_left_out(trainer, monkeypatch):
+    source = trainer.data.source
+    head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
+    others = np.flatnonzero(~np.isin(source.test.labels, head + tail))
+    monkeypatch.setattr(trainer, "data", replace(trainer.data, source=replace(source, test=source.test.take(others))))
+    assert set(clouds.features(trainer)["kind"]) == {REAL, GENERATED}

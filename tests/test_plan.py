@@ -1,0 +1,174 @@
+"""The plan: which epochs two recipes share, and addresses that nothing irrelevant changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+
+import pytest
+
+from safa import library, plan
+from safa import recipe as recipes
+from safa.plan import epochs_of, shared_epochs, start_key
+from safa.recipe import Augmenter, Data, Model, Named, Optimizer, Recipe, Schedule, Stage
+
+FACTS = {"images": "a" * 64, "subset": "b" * 64, "image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+LDAM, DRW = Stage(160, loss=Named("ldam")), Stage(40, loss=Named("ldam"), weighting=Named("effective_number"))
+SAFA = replace(DRW, augmenter=Augmenter("safa"))
+MODEL = Model(Named("resnet32"), Named("cosine", {"scale": 30}))
+
+
+def run(*stages: Stage, **options) -> Recipe:
+    return Recipe("x", stages, **{"model": MODEL, **options})
+
+
+def keys(recipe: Recipe, **options) -> list[str]:
+    return [epoch.key for epoch in epochs_of(recipe, FACTS, **options)]
+
+
+def shared(first: Recipe, second: Recipe) -> int:
+    return shared_epochs(epochs_of(first, FACTS), epochs_of(second, FACTS))
+
+
+def cifar(name: str) -> Recipe:
+    return recipes.load(library.find(f"cifar100/{name}")[1])
+
+
+# --- what is shared ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", [run(replace(LDAM, epochs=200)), run(LDAM, replace(LDAM, epochs=40))])
+@pytest.mark.parametrize("second", [DRW, SAFA])
+def test_ldam_shares_160_epochs_with_drw_and_safa_however_it_is_cut_into_stages(other, second):
+    assert shared(other, run(LDAM, second)) == 160
+    assert shared(run(LDAM, second), other) == 160
+
+
+def test_drw_and_drw_with_safa_share_160_epochs():
+    assert shared(run(LDAM, DRW), run(LDAM, SAFA)) == 160
+
+
+def test_one_stage_of_200_epochs_is_two_of_160_and_40():
+    assert shared(run(replace(LDAM, epochs=200)), run(LDAM, replace(LDAM, epochs=40))) == 200
+
+
+def test_the_three_recipes_of_the_library_share_their_first_160_epochs():
+    names = ("ldam", "ldam-drw", "ldam-drw-safa")
+    assert {shared(cifar(a), cifar(b)) for a in names for b in names if a != b} == {160}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"precision": "bf16"},
+        {"batch_size": 64},
+        {"clip": 1.0},
+        {"model": Model(Named("resnet32"))},
+        {"optimizer": Optimizer(weight_decay=5e-4)},
+        {"schedule": Schedule(lr=0.05)},
+    ],
+)
+def test_what_changes_the_weights_shares_nothing(change):
+    assert shared(run(LDAM, DRW), run(LDAM, DRW, **change)) == 0
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_other_images_share_nothing(fact):
+    recipe = run(LDAM, DRW)
+    assert shared_epochs(epochs_of(recipe, FACTS), epochs_of(recipe, {**FACTS, fact: "other"})) == 0
+
+
+def test_another_number_of_processes_shares_nothing():
+    assert shared_epochs(epochs_of(run(LDAM), FACTS), epochs_of(run(LDAM), FACTS, world_size=2)) == 0
+
+
+def test_a_later_milestone_parts_two_runs_where_their_rates_part():
+    assert shared(run(LDAM, DRW), run(LDAM, DRW, schedule=Schedule(milestones=(100, 180)))) == 100
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        replace(LDAM, epochs=40, sampler=Named("class_balanced")),
+        replace(LDAM, epochs=40, generate=False),
+        replace(LDAM, epochs=40, optimizer=Optimizer()),  # the same settings, but momentum starts anew
+        replace(LDAM, epochs=40, schedule=Schedule(lr=0.3, milestones=(), warmup_epochs=0)),
+    ],
+)
+def test_another_second_stage_shares_the_first(stage):
+    assert shared(run(LDAM, replace(LDAM, epochs=40)), run(LDAM, stage)) == 160
+
+
+# --- what an address does not depend on --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "another name"},
+        {"data": Data(root="elsewhere")},
+        {"stages": (replace(LDAM, evaluate_every=20), replace(DRW, evaluate_every=3))},
+    ],
+)
+def test_names_places_and_evaluation_do_not_change_an_address(change):
+    assert keys(replace(run(LDAM, DRW), **change)) == keys(run(LDAM, DRW))
+
+
+def test_a_later_key_at_its_default_changes_no_address():
+    @dataclass(frozen=True)
+    class LaterStage(Stage):
+        novelty: int = 3
+
+    later = LaterStage(**{f.name: getattr(LDAM, f.name) for f in dataclasses.fields(LDAM)})
+    assert keys(run(later)) == keys(run(LDAM))
+    assert not set(keys(run(replace(later, novelty=4)))) & set(keys(run(LDAM)))
+
+
+def test_the_addresses_are_what_they_were():
+    """Cached states are found by these; when a change here is meant, raise ``plan.SEMANTICS`` and say so."""
+    tiny = Recipe(
+        "LDAM-DRW-SAFA",
+        (replace(LDAM, epochs=1), replace(SAFA, epochs=1, sampler=Named("pairs"), optimizer=Optimizer(momentum=0.8))),
+        model=MODEL,
+        precision="bf16",
+        clip=1.0,
+    )
+    assert start_key(tiny, FACTS) == "fd0742c2ad41b2a7d20ac337f755a47a"
+    assert keys(tiny) == ["f57a0d7c4e2f49e8967b6eab50b6b1bb", "05b8a8f19f91afa1237494af29900981"]
+    assert keys(tiny, world_size=2) == ["a21791aac9553d4dbb441a4674c9854c", "79ff6edd318553e28cb4f11e7d42b943"]
+
+
+def test_an_address_depends_on_the_semantics_of_the_code(monkeypatch):
+    before = keys(run(LDAM))
+    monkeypatch.setattr(plan, "SEMANTICS", plan.SEMANTICS + 1)
+    assert not set(before) & set(keys(run(LDAM)))
+
+
+# --- the epochs --------------------------------------------------------------------------------------------
+
+
+def test_epochs_know_their_stage_rate_and_whether_they_are_tested():
+    first, second = replace(LDAM, epochs=5, evaluate_every=2), replace(DRW, epochs=2, evaluate_every=9)
+    epochs = epochs_of(run(first, second, schedule=Schedule(warmup_epochs=2, milestones=(5,), factor=0.1)), FACTS)
+    assert [epoch.index for epoch in epochs] == list(range(7))
+    assert [epoch.stage_index for epoch in epochs] == [0] * 5 + [1] * 2
+    assert [epoch.index for epoch in epochs if epoch.first] == [0, 5]
+    assert [epoch.index for epoch in epochs if epoch.evaluate] == [1, 3, 4, 6]
+    assert [epoch.lr for epoch in epochs] == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_schedule_of_a_stage_counts_from_its_first_epoch():
+    local = Schedule(lr=1.0, kind="cosine", warmup_epochs=0)
+    epochs = epochs_of(run(replace(LDAM, epochs=3), replace(LDAM, epochs=2, schedule=local)), FACTS)
+    assert [epoch.lr for epoch in epochs[3:]] == pytest.approx([1.0, 0.5])
+
+
+def test_a_stage_without_epochs_adds_nothing():
+    assert keys(run(replace(DRW, epochs=0), LDAM)) == keys(run(LDAM))
+
+
+def test_an_optimizer_stays_in_force_until_another_is_named():
+    own = Optimizer(momentum=0.5)
+    recipe = run(LDAM, replace(LDAM, optimizer=own), LDAM)
+    assert [plan.optimizer_of(recipe, index) for index in range(3)] == [Optimizer(), own, own]

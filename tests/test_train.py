@@ -1,0 +1,445 @@
+"""Training: what a stage changes and what it leaves, what is logged, and what happens when a loss breaks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from safa import checkpoint, runs
+from safa.errors import UserError
+from safa.losses import CrossEntropyLoss
+from safa.recipe import Augmenter, Model, Named, Optimizer, Recipe, Schedule, Stage
+from safa.train import CHECKPOINT, Sums, Trainer, network
+from safa.types import Augmented
+from safa.weighting import effective_number_weights
+
+SAFA = Augmenter("safa")
+RESNET8 = Model(Named("resnet8"), Named("cosine", {"scale": 30}))
+CONSTANT = Schedule(milestones=(), warmup_epochs=0)
+STEPS = 7  # per epoch of 98 images in batches of 16
+
+
+class Watched(Trainer):
+    """Notes the optimizer's state when a stage ends, and the optimizer and augmenter that the next begins with."""
+
+    def _enter(self, epoch, resumed=False):
+        before = copy.deepcopy(self.optimizer.state_dict()["state"]) if self.stage else {}
+        super()._enter(epoch, resumed)
+        after = copy.deepcopy(self.optimizer.state_dict())
+        self.entered = [*getattr(self, "entered", []), (before, after, self.augmenter)]
+
+
+class Noting(CrossEntropyLoss):
+    """Notes the class weights in force at every step."""
+
+    weights: list[torch.Tensor | None] = []  # noqa: RUF012
+
+    def forward(self, logits, labels):
+        self.weights.append(self.weight)
+        return super().forward(logits, labels)
+
+
+class Breaking(CrossEntropyLoss):
+    """Not a number from a step on, or a number whose gradient is none."""
+
+    def __init__(self, at: int, gradient: bool = False, weight=None) -> None:
+        super().__init__(weight=weight)
+        self.at, self.gradient, self.seen = at, gradient, 0
+
+    def forward(self, logits, labels):
+        self.seen += 1
+        loss = super().forward(logits, labels)
+        if self.seen <= self.at:
+            return loss
+        return loss + (logits.sum() * 0).sqrt() if self.gradient else loss * math.nan
+
+
+class Odd(nn.Module):
+    """An augmenter with one broken term that generates nothing."""
+
+    active, learns_while_idle = True, False
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, features, labels):
+        loss = self.weight.sum() * math.nan
+        return Augmented(features, labels, loss, {"fine": torch.tensor(1.0), "odd": loss.detach()})
+
+
+class NoModule:
+    active, learns_while_idle = True, False
+
+    def __init__(self, channels: int) -> None: ...
+
+
+@pytest.fixture
+def make(tiny_data, tmp_path):
+    """A trainer of some stages on the tiny tail."""
+
+    def build(*stages: Stage, data=tiny_data, kind=Watched, folder=tmp_path, **options) -> Watched:
+        settings = {"model": RESNET8, "batch_size": 16, "schedule": CONSTANT, **options}
+        recipe = Recipe("x", stages, data.spec, **settings)
+        return kind(recipe, data, folder, runs._accelerator(recipe, runs.Machine()))
+
+    return build
+
+
+@pytest.fixture
+def trained(make):
+    """A trainer that has run."""
+
+    def build(*stages: Stage, **options) -> Watched:
+        trainer = make(*stages, **options)
+        trainer.run()
+        return trainer
+
+    return build
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(trainer.model.state_dict())
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+# --- stages ------------------------------------------------------------------------------------------------
+
+
+def test_class_weights_are_in_force_from_the_second_stage_on(trained, tiny_data):
+    Noting.weights.clear()
+    loss = Named("tests.test_train:Noting")
+    trained(Stage(1, loss=loss), Stage(1, loss=loss, weighting=Named("effective_number")))
+    seen = Noting.weights[-2 * STEPS :]
+    assert seen[:STEPS] == [None] * STEPS
+    expected = effective_number_weights(tiny_data.class_counts)
+    assert all(torch.equal(weight, expected) for weight in seen[STEPS:])
+
+
+def test_a_run_cut_into_equal_stages_is_the_same_run(trained, tmp_path):
+    whole = trained(Stage(2, loss=Named("ldam")), folder=tmp_path / "whole")
+    halves = trained(*[Stage(1, loss=Named("ldam"))] * 2, folder=tmp_path / "halves")
+    assert equal(weights(whole), weights(halves))
+    assert whole.plan[-1].key == halves.plan[-1].key
+
+
+def test_momentum_goes_on_into_the_next_stage(trained):
+    trainer = trained(Stage(1), Stage(1, weighting=Named("effective_number")))
+    before, after, _ = trainer.entered[1]
+    assert len(before) == len(list(trainer.model.parameters()))
+    for index, state in before.items():
+        assert torch.equal(after["state"][index]["momentum_buffer"], state["momentum_buffer"])
+
+
+def test_a_stage_that_names_an_optimizer_starts_it_anew_with_its_own_settings(trained):
+    trainer = trained(Stage(1), Stage(1, optimizer=Optimizer(momentum=0.5, weight_decay=0.1, nesterov=True)), Stage(1))
+    _, after, _ = trainer.entered[1]
+    assert after["state"] == {}
+    for _, entered, _ in trainer.entered[1:]:  # and the stage after goes on with it
+        group = entered["param_groups"][0]
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.5, 0.1, True)
+    assert trainer.entered[2][1]["state"]
+
+
+def test_an_augmenter_gets_a_group_of_its_own_with_a_scaled_rate_and_no_momentum(trained):
+    trainer = trained(Stage(1), Stage(1, sampler=Named("pairs"), augmenter=replace(SAFA, lr_scale=0.25)))
+    before, after, augmenter = trainer.entered[1]
+    network_group, augmenter_group = trainer.optimizer.param_groups
+    assert len(network_group["params"]) == len(before)
+    assert len(augmenter_group["params"]) == len(list(augmenter.parameters()))
+    assert augmenter_group["lr"] == 0.25 * network_group["lr"] == 0.25 * 0.1
+    assert set(after["state"]) == set(before)
+
+
+def test_an_augmenter_stays_while_its_recipe_does(trained):
+    pairs = Named("pairs")
+    trainer = trained(Stage(1, augmenter=SAFA, sampler=pairs), Stage(1, augmenter=SAFA), Stage(1, augmenter=replace(SAFA, lr_scale=0.5)))
+    (_, _, first), (before, after, second), (_, rebuilt, third) = trainer.entered
+    assert first is second
+    assert third is not second
+    assert set(before) == set(after["state"])
+    assert len(rebuilt["state"]) == len(list(trainer.model.parameters()))
+
+
+def test_an_augmenter_leaves_with_its_stage(trained):
+    trainer = trained(Stage(1, augmenter=SAFA, sampler=Named("pairs")), Stage(1))
+    assert trainer.augmenter is None
+    assert len(trainer.optimizer.param_groups) == 1
+    assert len(trainer.optimizer.state_dict()["state"]) == len(list(trainer.model.parameters()))
+
+
+def test_an_augmenter_that_may_not_generate_is_left_alone(trained, tmp_path):
+    idle = trained(Stage(1, augmenter=SAFA, generate=False), folder=tmp_path / "idle")
+    plain = trained(Stage(1), folder=tmp_path / "plain")
+    assert equal(weights(idle), weights(plain))
+    assert not any(parameter.requires_grad for parameter in idle.augmenter.parameters())
+    fresh = make_augmenter(idle)
+    assert equal(idle.augmenter.state_dict(), fresh.state_dict())
+
+
+def make_augmenter(trainer: Trainer) -> nn.Module:
+    return trainer._augmenter(trainer.recipe.stages[0].augmenter, 0)
+
+
+def test_an_idle_augmenter_that_wakes_up_learns(trained):
+    trainer = trained(Stage(1, augmenter=SAFA, generate=False, sampler=Named("pairs")), Stage(1, augmenter=SAFA, sampler=Named("pairs")))
+    assert not equal(trainer.augmenter.state_dict(), make_augmenter(trainer).state_dict())
+
+
+def test_the_rate_of_every_epoch_is_that_of_the_plan(trained):
+    schedule = Schedule(lr=0.05, milestones=(2,), factor=0.1, warmup_epochs=2)
+    trainer = trained(Stage(3), schedule=schedule)
+    assert [entry["lr"] for entry in trainer.history] == pytest.approx([0.025, 0.05, 0.005])
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+
+
+# --- one step ----------------------------------------------------------------------------------------------
+
+
+def one_step(trained, folder, **options) -> float:
+    """Length of the update of one step at rate 1."""
+    plain = {"optimizer": Optimizer(momentum=0, weight_decay=0), "schedule": replace(CONSTANT, lr=1.0), "batch_size": 128}
+    trainer = trained(Stage(1), folder=folder, **plain, **options)
+    start = dict(network(trainer.recipe, trainer.data.num_classes).named_parameters())
+    moved = [(after - start[name]).detach().square().sum() for name, after in trainer.model.named_parameters()]
+    return float(torch.stack(moved).sum().sqrt())
+
+
+def test_clipping_bounds_the_length_of_an_update(trained, tmp_path):
+    assert one_step(trained, tmp_path / "free") > 0.02
+    assert one_step(trained, tmp_path / "clipped", clip=0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bf16_trains_weights_that_are_float32(trained, tmp_path):
+    stages = Stage(1, loss=Named("ldam")), Stage(1, loss=Named("ldam"), sampler=Named("pairs"), augmenter=SAFA)
+    exact = trained(*stages, folder=tmp_path / "exact")
+    mixed = trained(*stages, folder=tmp_path / "mixed", precision="bf16")
+    assert {value.dtype for value in mixed.model.state_dict().values()} == {torch.float32, torch.int64}
+    assert not equal(weights(exact), weights(mixed))
+    assert mixed.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.1)
+    assert math.isfinite(mixed.history[1]["loss"])
+
+
+def test_fp16_on_the_cpu_is_refused_with_a_way_out(tiny_recipe, tiny_data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    job = runs.Job("x", replace(tiny_recipe, precision="fp16"), tmp_path)
+    with pytest.raises(UserError, match="precision fp16 needs a GPU; use bf16 or float32 on the CPU"):
+        runs.run(job, runs.Machine(), tiny_data)
+
+
+# --- what is found before training starts ------------------------------------------------------------------
+
+
+def refused(trainer: Trainer) -> str:
+    with pytest.raises(UserError) as error:
+        trainer.run()
+    assert not (trainer.folder / CHECKPOINT).exists()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (Stage(1, loss=Named("ldma")), "no loss is called 'ldma'; did you mean 'ldam'?"),
+        (Stage(1, loss=Named("ldam", {"margin": 1})), "loss 'ldam' has no option 'margin'"),
+        (Stage(1, sampler=Named("pair")), "no sampler is called 'pair'; did you mean 'pairs'?"),
+        (Stage(1, weighting=Named("effective_number", {"beta": 2})), "beta"),
+        (Stage(1, augmenter=Augmenter("saffa")), "no augmenter is called 'saffa'; did you mean 'safa'?"),
+        (Stage(1, augmenter=Augmenter("safa", before="layer9")), "no module named 'layer9' in"),
+        (Stage(1, augmenter=Augmenter("safa", before="layer2.0.conv1")), "not every path crosses it exactly once"),
+        (Stage(1, augmenter=Augmenter("safa", options={"start": "zero"})), "start must be one of identity, random, got 'zero'"),
+        (Stage(1, augmenter=Augmenter("tests.test_train:NoModule")), "must be a torch.nn.Module"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_is_found_before_the_first_is_trained(last, message, make):
+    assert message in refused(make(Stage(1), last))
+
+
+def test_a_loss_and_a_head_of_different_scale_are_refused(make):
+    message = refused(make(Stage(1, loss=Named("ldam", {"scale": 20}))))
+    assert message == "loss 'ldam' has scale 20 but the cosine head has 30; make them equal"
+
+
+def test_pairs_in_an_odd_batch_are_refused(make):
+    assert "batch_size of PairSampler must be a positive multiple of 2, got 15" in refused(
+        make(Stage(1, sampler=Named("pairs")), batch_size=15)
+    )
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_is_refused(tiny_data, tiny_recipe, tmp_path):
+    three = SimpleNamespace(device=torch.device("cpu"), num_processes=3, process_index=0, is_main_process=True, scaler=None)
+    message = refused(Trainer(tiny_recipe, tiny_data, tmp_path, three))
+    assert message == "batch_size 16 cannot be split over 3 processes; make it a multiple"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Model(Named("resnet33")), "no backbone is called 'resnet33'; did you mean 'resnet3"),
+        (Model(Named("resnet8"), Named("cosin")), "no head is called 'cosin'; did you mean 'cosine'?"),
+        (Model(Named("resnet8"), Named("cosine", {"skale": 1})), "head 'cosine' has no option 'skale'; did you mean 'scale'?"),
+    ],
+)
+def test_a_mistake_in_the_model_is_found_at_once(model, message, make):
+    with pytest.raises(UserError) as error:
+        make(Stage(1), model=model)
+    assert message in str(error.value)
+
+
+# --- what breaks in training -------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state(make):
+    loss = Named("tests.test_train:Breaking", {"at": STEPS + 2})
+    trainer = make(Stage(3, loss=loss))
+    with pytest.raises(UserError) as error:
+        trainer.run()
+    path = trainer.folder / CHECKPOINT
+    assert f"the loss term 'classification' is not finite in epoch 1, step 2; the last good state is in {path}" in str(error.value)
+    state = checkpoint.load(path)
+    assert (state["done"], state["step"]) == (1, 0)
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_no_good_state_is_promised_where_there_is_none(make):
+    message = refused(make(Stage(1, loss=Named("tests.test_train:Breaking", {"at": 0}))))
+    assert "epoch 0, step 0; no state was saved before" in message
+
+
+def test_a_broken_term_of_the_augmenter_is_named_rather_than_the_total(make):
+    message = refused(make(Stage(1, augmenter=Augmenter("tests.test_train:Odd"))))
+    assert "the loss term 'odd' is not finite in epoch 0, step 0" in message
+
+
+@pytest.mark.parametrize("at", [STEPS - 1, 2 * STEPS - 1])
+def test_an_update_that_breaks_the_weights_in_an_epochs_last_step_is_not_saved(at, make):
+    loss = Named("tests.test_train:Breaking", {"at": at, "gradient": True})
+    trainer = make(Stage(3, loss=loss))
+    with pytest.raises(UserError, match="of the network is not finite in epoch"):
+        trainer.run()
+    path = trainer.folder / CHECKPOINT
+    assert path.exists() == (at > STEPS)
+    if path.exists():
+        assert all(torch.isfinite(value).all() for value in checkpoint.load(path)["model"].values())
+
+
+def test_a_full_disk_stops_the_run_and_loses_no_earlier_checkpoint(make, monkeypatch):
+    trainer, saved = make(Stage(3)), checkpoint.save
+
+    def save(path, state):
+        if state["done"] == 2:
+            raise UserError(f"cannot write {path}: No space left on device; what was there before is untouched")
+        saved(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(UserError, match="No space left on device"):
+        trainer.run()
+    assert checkpoint.load(trainer.folder / CHECKPOINT)["done"] == 1
+
+
+# --- what is written ---------------------------------------------------------------------------------------
+
+
+def test_the_log_has_a_line_per_epoch_with_every_term_of_eq_1(trained):
+    safa = Stage(1, loss=Named("ldam"), sampler=Named("pairs"), augmenter=SAFA)
+    trainer = trained(Stage(2, loss=Named("ldam"), evaluate_every=2), safa)
+    log = [json.loads(line) for line in (trainer.folder / "log.jsonl").read_text().splitlines()]
+    assert log == trainer.history
+    assert [(entry["epoch"], entry["stage"]) for entry in log] == [(0, 0), (1, 0), (2, 1)]
+    assert [entry["test"] is None for entry in log] == [True, False, False]
+    assert set(log[0]["terms"]) == {"classification"}
+    assert set(log[2]["terms"]) == {"classification", "reconstruction", "mode_seeking_tail", "mode_seeking_head", "contrastive"}
+    assert all(entry["images_per_second"] > 0 and entry["seconds"] > 0 for entry in log)
+
+
+def test_validation_images_are_tested_beside_the_test_images(trained, tiny_data):
+    from safa.data import dataset
+
+    data = dataset.load(replace(tiny_data.spec, validation=0.2))
+    entry = trained(Stage(1), data=data).history[0]
+    assert set(entry["validation"]) == set(entry["test"]) == {"error", "error_many", "error_medium", "error_few"}
+
+
+def test_a_checkpoint_holds_tensors_and_plain_containers(trained):
+    def plain(value: object) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(key, (str, int)) and plain(item) for key, item in value.items())
+        if isinstance(value, (list, tuple)):
+            return all(map(plain, value))
+        return value is None or isinstance(value, (torch.Tensor, str, int, float))
+
+    trainer = trained(Stage(1, sampler=Named("pairs"), augmenter=SAFA))
+    state = torch.load(trainer.folder / CHECKPOINT, weights_only=True)
+    assert plain(state)
+    bare = network(trainer.recipe, trainer.data.num_classes)
+    bare.load_state_dict(state["model"])  # strict: the network alone, without the plug-in's names
+
+
+def test_tensorboard_gets_what_the_log_has(tiny_data, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = Recipe("x", (Stage(2),), tiny_data.spec, RESNET8, batch_size=64)
+    trainer = Trainer(recipe, tiny_data, tmp_path, runs._accelerator(recipe, runs.Machine()), track=True)
+    trainer.run()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "train/lr", "train/classification", "test/error"} <= set(events.Tags()["scalars"])
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses == pytest.approx([entry["loss"] for entry in trainer.history], rel=1e-6)
+
+
+# --- the pieces --------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_a_pure_function_of_recipe_and_seed(tiny_recipe):
+    first = network(tiny_recipe, 10).state_dict()
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    assert equal(network(tiny_recipe, 10).state_dict(), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not equal(network(replace(tiny_recipe, seed=1), 10).state_dict(), first)
+
+
+def test_the_same_recipe_gives_the_same_bits_twice(trained, tmp_path):
+    stages = Stage(1), Stage(1, sampler=Named("pairs"), augmenter=SAFA)
+    first = trained(*stages, folder=tmp_path / "first")
+    torch.manual_seed(5)
+    second = trained(*stages, folder=tmp_path / "second")
+    assert equal(weights(first), weights(second))
+    assert equal(first.augmenter.state_dict(), second.augmenter.state_dict())
+
+
+def test_means_of_a_term_are_over_the_steps_it_occurred_in():
+    sums = Sums()
+    sums.add({"a": torch.tensor(1.0)}, torch.tensor(1.0))
+    sums.add({"a": torch.tensor(3.0), "b": torch.tensor(5.0)}, torch.tensor(8.0))
+    means = sums.means()
+    assert means["terms"] == {"a": 2.0, "b": 5.0}
+    assert means["loss"] == 4.5
+
+
+def test_the_total_is_called_broken_only_when_no_term_is():
+    sums = Sums()
+    sums.add({"a": torch.tensor(1.0)}, torch.tensor(math.inf))
+    assert sums.broken() == "loss"
+    sums.add({"a": torch.tensor(math.nan)}, torch.tensor(1.0))
+    assert sums.broken() == "a"
+
+
+def test_sums_survive_a_checkpoint_exactly():
+    sums = Sums()
+    for value in torch.rand(50):
+        sums.add({"a": value}, value)
+    assert Sums.of(sums.state()).means() == sums.means()
