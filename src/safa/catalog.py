@@ -40,6 +40,17 @@ CATALOG: dict[str, dict[str, Entry]] = {
     },
     "augmenter": {
         "safa": Entry("safa.augmenters.safa:SAFA", "Hong et al., SAFA, ECCV 2022"),
+        "rsg": Entry("safa.augmenters.rsg:RSG", "Wang et al., RSG, CVPR 2021"),
+        "delta_encoder": Entry(
+            "safa.augmenters.delta_encoder:DeltaEncoder", "Schwartz et al., Delta-encoder, NeurIPS 2018"
+        ),
+        "feature_transfer": Entry(
+            "safa.augmenters.feature_transfer:FeatureTransfer", "Yin et al., FTL, CVPR 2019"
+        ),
+        "hallucinator": Entry(
+            "safa.augmenters.hallucinator:Hallucinator",
+            "Wang et al., Low-Shot Learning from Imaginary Data, CVPR 2018",
+        ),
     },
     "backbone": {
         "resnet8": Entry("safa.backbones.cifar:resnet8", "He et al., CVPR 2016, section 4.2 (6n+2 layers)"),

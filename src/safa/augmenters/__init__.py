@@ -1,5 +1,9 @@
 """Feature augmenters: one file each, all with the interface of ``safa.types.Augmenter``."""
 
+from safa.augmenters.delta_encoder import DeltaEncoder
+from safa.augmenters.feature_transfer import FeatureTransfer
+from safa.augmenters.hallucinator import Hallucinator
+from safa.augmenters.rsg import RSG
 from safa.augmenters.safa import READINGS, SAFA, Reading
 
-__all__ = ["READINGS", "SAFA", "Reading"]
+__all__ = ["READINGS", "RSG", "SAFA", "DeltaEncoder", "FeatureTransfer", "Hallucinator", "Reading"]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.hallucinator import as_given, as_maps, full, head_mask, kernel_of, zero_of
+from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_of
 from safa.augmenters.pairing import same_class_pairs, spread
-from safa.augmenters.safa import Layout
 from safa.errors import UserError, closest
 from safa.types import Augmented
 
@@ -64,7 +62,7 @@ class DeltaEncoder(nn.Module):
     def __init__(
         self,
         channels: int,
-        class_counts: Sequence[int] | Tensor,
+        class_counts: ClassCounts,
         *,
         head_ratio: float = 0.2,
         layout: Layout = "map",

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.safa import Layout
-from safa.classes import head_classes
-from safa.errors import UserError, closest
+from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, head_mask, kernel_of, zero_of
+from safa.errors import UserError
 from safa.types import Augmented
-
-_DIMENSIONS = {"map": 4, "tokens": 3, "vector": 2}
 
 
 class Hallucinator(nn.Module):
@@ -53,7 +48,7 @@ class Hallucinator(nn.Module):
     def __init__(
         self,
         channels: int,
-        class_counts: Sequence[int] | Tensor,
+        class_counts: ClassCounts,
         *,
         head_ratio: float = 0.2,
         layout: Layout = "map",
@@ -115,63 +110,3 @@ def _copying(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
         nn.init.zeros_(parameter)
     nn.init.dirac_(layer.weight)
     return layer
-
-
-# --- what RSG and the three ancestors share ----------------------------------------------------------------
-
-
-def head_mask(class_counts: Sequence[int] | Tensor, head_ratio: float) -> Tensor:
-    """``safa.classes.head_classes`` as a tensor of bool, shape (k,)."""
-    return torch.tensor(head_classes([int(count) for count in class_counts], head_ratio))
-
-
-def kernel_of(layout: Layout) -> int:
-    """Side of a convolution that looks around on maps; tokens and vectors are mixed by channel alone.
-
-    Raises:
-        UserError: if there is no such layout.
-    """
-    if layout not in _DIMENSIONS:
-        hint = closest(layout, _DIMENSIONS)
-        raise UserError(f"layout must be map, tokens or vector, got {layout!r}{hint}")
-    return 3 if layout == "map" else 1
-
-
-def as_maps(augmenter: nn.Module, features: Tensor, layout: Layout, channels: int) -> Tensor:
-    """Features of any layout as (n, c, h, w); ``as_given`` is the way back.
-
-    Raises:
-        UserError: if they have another number of dimensions or channels than the augmenter was built for.
-    """
-    name = type(augmenter).__name__
-    if features.dim() != _DIMENSIONS[layout]:
-        fitting = [f"pass layout={other!r}" for other, d in _DIMENSIONS.items() if d == features.dim()]
-        raise UserError(
-            f"{name} was built for layout {layout!r} with {_DIMENSIONS[layout]} dimensions but receives "
-            f"shape {tuple(features.shape)}; {fitting[0] if fitting else 'name another layer'}"
-        )
-    found = features.shape[1] if layout == "map" else features.shape[-1]
-    if found != channels:
-        raise UserError(
-            f"{name} was built for {channels} channels but receives {found}; pass channels={found}"
-        )
-    if layout == "tokens":
-        return features.transpose(1, 2).unsqueeze(-1)
-    return features[:, :, None, None] if layout == "vector" else features
-
-
-def as_given(maps: Tensor, layout: Layout) -> Tensor:
-    """(n, c, h, w) as the layout has it."""
-    if layout == "tokens":
-        return maps.squeeze(-1).transpose(1, 2)
-    return maps[:, :, 0, 0] if layout == "vector" else maps
-
-
-def zero_of(module: nn.Module) -> Tensor:
-    """A differentiable 0 that touches every parameter: DDP waits for each of them, on every rank."""
-    return torch.stack([p.sum() for p in module.parameters()]).sum().float() * 0.0
-
-
-def full(x: Tensor) -> Tensor:
-    """At least float32: sums and norms in half precision lose the small differences of features."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

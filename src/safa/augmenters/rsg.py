@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.hallucinator import as_given, as_maps, full, head_mask, kernel_of, zero_of
+from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_of
 from safa.augmenters.pairing import random_pairs
-from safa.augmenters.safa import Layout
 from safa.errors import UserError
 from safa.types import Augmented
 
@@ -57,7 +55,7 @@ class RSG(nn.Module):
     def __init__(
         self,
         channels: int,
-        class_counts: Sequence[int] | Tensor,
+        class_counts: ClassCounts,
         *,
         head_ratio: float = 0.2,
         layout: Layout = "map",

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safa.augmenters import terms
+from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, head_mask, kernel_of, zero_of
 from safa.augmenters.pairing import random_pairs, rows_of, same_class_pairs, spread
-from safa.classes import head_classes
 from safa.errors import UserError, closest
 from safa.types import Augmented
-
-Layout = Literal["map", "tokens", "vector"]
-
-_DIMENSIONS = {"map": 4, "tokens": 3, "vector": 2}
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ class SAFA(nn.Module):
     def __init__(
         self,
         channels: int,
-        class_counts: Sequence[int] | NDArray[Any] | Tensor,
+        class_counts: ClassCounts,
         *,
         head_ratio: float = 0.2,
         layout: Layout = "map",
@@ -107,13 +101,9 @@ class SAFA(nn.Module):
         self.reading = _reading(reading, choices)
         self.channels, self.layout, self.active = channels, layout, True
         self.head_ratio = head_ratio
-        if layout not in _DIMENSIONS:
-            hint = closest(layout, _DIMENSIONS)
-            raise UserError(f"layout must be map, tokens or vector, got {layout!r}{hint}")
-        kernel = 3 if layout == "map" else 1
+        kernel = kernel_of(layout)
         self.is_head: Tensor
-        counts = [int(count) for count in class_counts]
-        self.register_buffer("is_head", torch.tensor(head_classes(counts, head_ratio)))
+        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
         identity = self.reading.start == "identity"
         self.delta_extractor = _block(channels, channels, kernel, silent=identity)  # E
         self.delta_adapter = _block(2 * channels, channels, kernel, silent=identity)  # D
@@ -130,20 +120,20 @@ class SAFA(nn.Module):
         Raises:
             UserError: if the features have another number of channels or dimensions than SAFA was built for.
         """
-        maps = self._as_maps(features)
+        maps = as_maps(self, features, self.layout, self.channels)
         if not (self.active and self.training):
-            return Augmented(features, labels, self._nothing())
+            return Augmented(features, labels, zero_of(self))
         source = maps.detach() if self.reading.detach else maps
         head_i, head_j, tail_i, tail_k = self._draw(labels)
         if len(head_i) < self._fewest(source) or len(tail_i) == 0:
-            return Augmented(features, labels, self._nothing())
+            return Augmented(features, labels, zero_of(self))
         drawn = spread(len(head_i), len(tail_i), labels.device)
         tail_i, tail_k = tail_i[drawn], tail_k[drawn]
         generated = self._generate(source, head_i, head_j, tail_i, tail_k)
         new_labels = torch.cat([labels, labels[generated.rows]])
         values = self._terms(source, generated, new_labels)
-        loss = sum((getattr(self.reading, name) * value for name, value in values.items()), self._nothing())
-        rows = torch.cat([features, self._as_given(generated.features).to(features.dtype)])
+        loss = sum((getattr(self.reading, name) * value for name, value in values.items()), zero_of(self))
+        rows = torch.cat([features, as_given(generated.features, self.layout).to(features.dtype)])
         return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()})
 
     def extra_repr(self) -> str:
@@ -256,35 +246,9 @@ class SAFA(nn.Module):
         logits = self.pair_classifier(torch.cat(pairs, dim=1))
         return terms.contrastive(logits, labels[first] == labels[second], balanced)
 
-    def _nothing(self) -> Tensor:
-        """A differentiable 0 that touches every parameter: DDP waits for each of them, on every rank."""
-        return torch.stack([p.sum() for p in self.parameters()]).sum().float() * 0.0
-
     def _fewest(self, source: Tensor) -> int:
         """Batch norm needs two values per channel: two pairs where a feature has a single position."""
         return 1 if source.shape[2] * source.shape[3] > 1 else 2
-
-    def _as_maps(self, features: Tensor) -> Tensor:
-        if features.dim() != _DIMENSIONS[self.layout]:
-            fitting = [f"pass layout={name!r}" for name, d in _DIMENSIONS.items() if d == features.dim()]
-            raise UserError(
-                f"SAFA was built for layout {self.layout!r} with {_DIMENSIONS[self.layout]} dimensions but "
-                f"receives shape {tuple(features.shape)}; {fitting[0] if fitting else 'name another layer'}"
-            )
-        channels = features.shape[1] if self.layout == "map" else features.shape[-1]
-        if channels != self.channels:
-            raise UserError(
-                f"SAFA was built for {self.channels} channels but receives {channels}; "
-                f"pass channels={channels}"
-            )
-        if self.layout == "tokens":
-            return features.transpose(1, 2).unsqueeze(-1)
-        return features[:, :, None, None] if self.layout == "vector" else features
-
-    def _as_given(self, maps: Tensor) -> Tensor:
-        if self.layout == "tokens":
-            return maps.squeeze(-1).transpose(1, 2)
-        return maps[:, :, 0, 0] if self.layout == "vector" else maps
 
 
 @dataclass(frozen=True)
