@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         chosen = parser().parse_args(arguments)
         values = chosen[chosen.command].as_dict() if chosen.command else {}
-        run = getattr(commands, chosen.command)
+        run = commands.list_names if chosen.command == "list" else getattr(commands, chosen.command)
         return int(run(**values) or 0)
     except UserError as error:
         print(f"safa: {error}", file=sys.stderr)  # noqa: T201
@@ -61,10 +61,11 @@ class _Parser(ArgumentParser):
     def __init__(self, **options: Any) -> None:
         from argparse import RawDescriptionHelpFormatter
 
-        super().__init__(allow_abbrev=False, default_meta=False, formatter_class=RawDescriptionHelpFormatter, **options)
+        super().__init__(allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ARG002
-        raise UserError(f"{message.strip()}\nTry '{self.prog} --help'")
+        command = self.prog.replace(" [options]", "")
+        raise UserError(f"{message.strip()}\nTry '{command} --help'")
 
 
 def _version() -> str:
@@ -74,22 +75,38 @@ def _version() -> str:
 
 
 def _recipe_options(p: ArgumentParser) -> None:
-    p.add_argument("--data", type=str | None, metavar="NAME|FOLDER|CSV", help="other images than the recipe names")
-    p.add_argument("--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
-    p.add_argument("--imbalance_factor", type=float | None, metavar="X", help="largest over smallest class, at least 1")
     p.add_argument(
-        "--set", type=list[str], default=[], nargs="*", metavar="KEY=VALUE",
+        "--data", type=str | None, metavar="NAME|FOLDER|CSV", help="other images than the recipe names"
+    )
+    p.add_argument(
+        "--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)"
+    )
+    p.add_argument(
+        "--imbalance_factor", type=float | None, metavar="X", help="largest over smallest class, at least 1"
+    )
+    p.add_argument(
+        "--set", type=str, default=[], nargs="+", action="extend", metavar="KEY=VALUE",
         help="other values than the recipe's, e.g. stages.1.augmenter.start=random batch_size=64",
     )  # fmt: skip
 
 
 def _machine_options(p: ArgumentParser) -> None:
-    p.add_argument("--out", type=str, default="runs", metavar="DIR", help="folder for the runs (default: runs)")
-    p.add_argument("--results", type=str | None, metavar="FILE", help="append the result lines to this file, too")
+    p.add_argument(
+        "--out", type=str, default="runs", metavar="DIR", help="folder for the runs (default: runs)"
+    )
+    p.add_argument(
+        "--results", type=str | None, metavar="FILE", help="append the result lines to this file, too"
+    )
     p.add_argument("--cache", type=str | None, metavar="DIR", help="shared states (default: OUT/.cache)")
     p.add_argument("--device", type=str, default="auto", metavar="auto|cpu|cuda", help="where to train")
     p.add_argument("--threads", type=PositiveInt | None, metavar="N", help="CPU threads (default: all cores)")
-    p.add_argument("--workers", type=NonNegativeInt, default=2, metavar="N", help="processes that decode large image sets")
+    p.add_argument(
+        "--workers",
+        type=NonNegativeInt,
+        default=2,
+        metavar="N",
+        help="processes that decode large image sets",
+    )
     p.add_argument("--track", action="store_true", help="write TensorBoard files into each run's folder")
 
 
@@ -102,7 +119,12 @@ def _train(p: ArgumentParser) -> None:
 
 
 def _compare(p: ArgumentParser) -> None:
-    p.add_argument("recipes", type=str, nargs="+", help="names of 'safa list recipe', or YAML files; the first is the baseline")
+    p.add_argument(
+        "recipes",
+        type=str,
+        nargs="+",
+        help="names of 'safa list recipe', or YAML files; the first is the baseline",
+    )
     p.add_argument("--seeds", type=str, default="0", metavar="0,1,2 or 0..9", help="seeds of the training")
     _recipe_options(p)
     _machine_options(p)
@@ -110,8 +132,15 @@ def _compare(p: ArgumentParser) -> None:
 
 def _evaluate(p: ArgumentParser) -> None:
     p.add_argument("run", type=str, help="run folder")
-    p.add_argument("--split", type=str, default="test", metavar="test|validation", help="images to evaluate on")
-    p.add_argument("--root", type=str | None, metavar="DIR", help="folder of the data sets (default: as trained, or $SAFA_DATA)")
+    p.add_argument(
+        "--split", type=str, default="test", metavar="test|validation", help="images to evaluate on"
+    )
+    p.add_argument(
+        "--root",
+        type=str | None,
+        metavar="DIR",
+        help="folder of the data sets (default: as trained, or $SAFA_DATA)",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
@@ -121,47 +150,90 @@ def _predict(p: ArgumentParser) -> None:
     p.add_argument("--format", type=str, default="csv", metavar="csv|json", help="what to write")
     p.add_argument("--output", type=str | None, metavar="FILE", help="where to (default: standard output)")
     p.add_argument("--top", type=PositiveInt, default=1, metavar="K", help="the K most probable classes")
-    p.add_argument("--on_corrupt", type=str, default="stop", metavar="stop|skip", help="at an unreadable file")
+    p.add_argument(
+        "--on_corrupt",
+        type=Literal["stop", "skip"],
+        default="stop",
+        metavar="stop|skip",
+        help="at an unreadable file",
+    )
 
 
 def _export(p: ArgumentParser) -> None:
     p.add_argument("run", type=str, help="run folder")
-    p.add_argument("--format", type=str, default="safetensors", metavar="safetensors|onnx|pt2", help="file format")
+    p.add_argument(
+        "--format", type=str, default="safetensors", metavar="safetensors|onnx|pt2", help="file format"
+    )
     p.add_argument("--output", type=str | None, metavar="FILE", help="where to (default: RUN/model.FORMAT)")
 
 
 def _report(p: ArgumentParser) -> None:
-    p.add_argument("paths", type=str, nargs="+", metavar="PATH", help="run folders, JSONL files of result lines, or table1")
+    p.add_argument(
+        "paths",
+        type=str,
+        nargs="+",
+        metavar="PATH",
+        help="run folders, JSONL files of result lines, or table1",
+    )
     p.add_argument("--output", type=str | None, metavar="FILE", help="write a page of the run folders here")
     p.add_argument("--baseline", type=str | None, metavar="METHOD", help="what differences are taken to")
     p.add_argument("--markdown", action="store_true", help="print GitHub tables")
-    p.add_argument("--into", type=str | None, metavar="FILE", help="put the tables between the markers of this text file")
+    p.add_argument(
+        "--into", type=str | None, metavar="FILE", help="put the tables between the markers of this text file"
+    )
 
 
 def _data(p: ArgumentParser) -> None:
     p.add_argument("name", type=str, help="a data set, an image folder or a CSV file")
-    p.add_argument("--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
-    p.add_argument("--imbalance_factor", type=float | None, metavar="X", help="draw an exponential tail first")
-    p.add_argument("--profile", type=str | None, metavar="exponential|step|as_found", help="shape of the tail")
+    p.add_argument(
+        "--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)"
+    )
+    p.add_argument(
+        "--imbalance_factor", type=float | None, metavar="X", help="draw an exponential tail first"
+    )
+    p.add_argument(
+        "--profile", type=str | None, metavar="exponential|step|as_found", help="shape of the tail"
+    )
     p.add_argument("--png", type=str | None, metavar="FILE", help="draw the tail into this file")
+    p.add_argument("--on_corrupt", type=Literal["stop", "skip"], default="stop", help="at an unreadable file")
 
 
 def _list(p: ArgumentParser) -> None:
-    p.add_argument("kind", type=str | None, nargs="?", help="loss, weighting, sampler, augmenter, backbone, head, augmentation, data or recipe")
+    p.add_argument(
+        "kind",
+        type=str | None,
+        nargs="?",
+        help="loss, weighting, sampler, augmenter, backbone, head, augmentation, data or recipe",
+    )
 
 
 def _bench(p: ArgumentParser) -> None:
     p.add_argument("--steps", type=PositiveInt, default=20, help="timed steps of each variant and round")
-    p.add_argument("--rounds", type=PositiveInt, default=5, help="rounds, in which all variants take turns; medians over them are printed")
+    p.add_argument(
+        "--rounds",
+        type=PositiveInt,
+        default=5,
+        help="rounds, in which all variants take turns; medians over them are printed",
+    )
     p.add_argument("--batch_size", type=PositiveInt, default=128, help="images per step, even")
     p.add_argument("--model", type=str, default="resnet32", help="backbone")
-    p.add_argument("--precision", type=str, default="bf16", metavar="float32|bf16", help="of the training that is timed")
-    p.add_argument("--results", type=str | None, metavar="FILE", help="append one JSON line to this file, not one that 'safa report' reads")
+    p.add_argument(
+        "--precision", type=str, default="bf16", metavar="float32|bf16", help="of the training that is timed"
+    )
+    p.add_argument(
+        "--results",
+        type=str | None,
+        metavar="FILE",
+        help="append one JSON line to this file, not one that 'safa report' reads",
+    )
 
 
 _COMMANDS = {
     "train": (_train, "Train one recipe; ends with its figures, a page and a model file."),
-    "compare": (_compare, "Train several recipes, epochs they share only once; ends with a table and a page."),
+    "compare": (
+        _compare,
+        "Train several recipes, epochs they share only once; ends with a table and a page.",
+    ),
     "evaluate": (_evaluate, "Test a run: overall, many/medium/few, per class, calibration."),
     "predict": (_predict, "Classify images with a run's network."),
     "export": (_export, "Write the bare network for deployment."),

@@ -38,12 +38,12 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
         parts.append((_classifier_inputs(trainer.model, images), labels, kind))
         if kind == REAL and trainer.augmenter is not None:
             parts.append((*_generated(trainer, images, labels), GENERATED))
-    labels = np.concatenate([part[1].cpu().numpy() for part in parts])
+    names = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
     return {
-        "features": np.concatenate([part[0].float().cpu().numpy() for part in parts]),
-        "labels": labels,
-        "kind": np.concatenate([np.full(len(part[1]), part[2], dtype=np.uint8) for part in parts]),
-        "is_head": np.isin(labels, head),
+        "features": np.concatenate([rows.float().cpu().numpy() for rows, _, _ in parts]),
+        "labels": names,
+        "kind": np.concatenate([np.full(len(labels), kind, dtype=np.uint8) for _, labels, kind in parts]),
+        "is_head": np.isin(names, head),
     }
 
 
@@ -76,7 +76,9 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows the augmenter makes of these images; network and augmenter stay in evaluation mode and unchanged."""
     plug = PlugIn(trainer.model, trainer.plug_before, trainer.augmenter).eval()
-    plug.training = trainer.augmenter.training = True  # of these two alone: they augment, while no batch norm moves
+    plug.training = trainer.augmenter.training = (
+        True  # of these two alone: they augment, while no batch norm moves
+    )
     torch.manual_seed(0)
     seen, handle = _watch(trainer.model)
     try:
@@ -85,7 +87,11 @@ def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor
         handle.remove()
     assert output.labels is not None
     generated, names = seen[0][len(images) :], output.labels[len(images) :]
-    keep = torch.cat([(names == c).nonzero().squeeze(1)[:PER_CLASS] for c in names.unique()]) if len(names) else names
+    keep = (
+        torch.cat([(names == c).nonzero().squeeze(1)[:PER_CLASS] for c in names.unique()])
+        if len(names)
+        else names
+    )
     return generated[keep], names[keep]
 
 

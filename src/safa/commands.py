@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +19,7 @@ from safa.errors import UserError, closest
 
 if TYPE_CHECKING:
     from safa.recipe import Recipe
-    from safa.runs import Job, Machine
+    from safa.runs import Machine
 
 out = Console(soft_wrap=False, highlight=False)
 
@@ -30,7 +30,9 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     from safa.train import Stopped
 
     if (recipe is None) == (resume is None):
-        raise UserError("name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes")
+        raise UserError(
+            "name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes"
+        )
     if resume is not None:
         _refuse_changes(options, seed)
         job = job_of(Path(resume), options["root"])
@@ -90,7 +92,9 @@ def evaluate(run: str, split: str, root: str | None, json: bool) -> int:
     return 0
 
 
-def predict(run: str, paths: list[str], format: str, output: str | None, top: int, on_corrupt: str) -> int:
+def predict(
+    run: str, paths: list[str], format: str, output: str | None, top: int, on_corrupt: Literal["stop", "skip"]
+) -> int:
     """Classify files, to a file or to standard output."""
     from safa.checkpoint import write_atomically
     from safa.deploy import network, predict
@@ -101,7 +105,9 @@ def predict(run: str, paths: list[str], format: str, output: str | None, top: in
     deployed = network.load_run(Path(run))
     for note in deployed.notes:
         _warn(note)
-    found = predict.predict_paths(deployed, [Path(path) for path in paths], top=top, on_corrupt=on_corrupt, say=_warn)
+    found = predict.predict_paths(
+        deployed, [Path(path) for path in paths], top=top, on_corrupt=on_corrupt, say=_warn
+    )
     if output is None:
         writers[format](found, sys.stdout)
         return 0
@@ -119,12 +125,18 @@ def export(run: str, format: str, output: str | None) -> int:
     deployed = network.load_run(Path(run))
     for note in deployed.notes:
         _warn(note)
-    written = export.export(deployed, format, Path(output) if output else (Path(run) / "model").with_suffix(suffix))
-    _say(f"{written.path}: {written.size:,} bytes, largest difference to the original {written.largest_difference:.1e}")
+    written = export.export(
+        deployed, format, Path(output) if output else (Path(run) / "model").with_suffix(suffix)
+    )
+    _say(
+        f"{written.path}: {written.size:,} bytes, largest difference to the original {written.largest_difference:.1e}"
+    )
     return 0
 
 
-def report(paths: list[str], output: str | None, baseline: str | None, markdown: bool, into: str | None) -> int:
+def report(
+    paths: list[str], output: str | None, baseline: str | None, markdown: bool, into: str | None
+) -> int:
     """Tables of lines, a page of run folders, or the tables of a text file."""
     from safa.report import tables
     from safa.report.page import write_page
@@ -143,19 +155,28 @@ def report(paths: list[str], output: str | None, baseline: str | None, markdown:
         _say(tables.paired_to_markdown(tables.paired(lines, baseline)))
     if output is not None:
         if not folders:
-            raise UserError("a page is drawn from run folders, and none was named; only tables come from result lines alone")
+            raise UserError(
+                "a page is drawn from run folders, and none was named; only tables come from result lines alone"
+            )
         _say(f"page: {write_page(folders, Path(output), baseline)}")
     return 0
 
 
-def data(name: str, root: str | None, imbalance_factor: float | None, profile: str | None, png: str | None) -> int:
+def data(
+    name: str,
+    root: str | None,
+    imbalance_factor: float | None,
+    profile: str | None,
+    png: str | None,
+    on_corrupt: Literal["stop", "skip"],
+) -> int:
     """The tail of a data set, in the terminal and as a picture."""
     from safa import recipe as recipes
     from safa.data import tail
     from safa.data.dataset import load
 
     shape = profile or ("exponential" if imbalance_factor is not None else "as_found")
-    plain: dict[str, Any] = {"name": name, "root": root, "profile": shape}
+    plain: dict[str, Any] = {"name": name, "root": root, "profile": shape, "on_corrupt": on_corrupt}
     if imbalance_factor is not None:
         plain["imbalance_factor"] = imbalance_factor
     spec = recipes.from_plain({"method": "none", "stages": [{"epochs": 0}], "data": plain}).data
@@ -170,16 +191,20 @@ def data(name: str, root: str | None, imbalance_factor: float | None, profile: s
     return 0
 
 
-def list(kind: str | None) -> int:
+def list_names(kind: str | None) -> int:
     """Every name with its source."""
     from safa import library
     from safa.catalog import CATALOG, DATASETS
 
-    known = {group: {name: entry.source for name, entry in entries.items()} for group, entries in CATALOG.items()}
+    known = {
+        group: {name: entry.source for name, entry in entries.items()} for group, entries in CATALOG.items()
+    }
     known["data"] = dict(DATASETS)
     known["recipe"] = {name: library.title(library.find(name)[1]) for name in library.names()}
     if kind is not None and kind not in known:
-        raise UserError(f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}")
+        raise UserError(
+            f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}"
+        )
     table = Table("kind", "name", "source", box=None)
     for group in [kind] if kind else known:
         for name, source in known[group].items():
@@ -220,7 +245,11 @@ def _recipe(given: str, options: dict[str, Any], seed: int | None) -> tuple[str,
 
     name, path = library.find(given)
     overrides = [*options["set"]]
-    for key, value in (("name", options["data"]), ("root", options["root"]), ("imbalance_factor", options["imbalance_factor"])):
+    for key, value in (
+        ("name", options["data"]),
+        ("root", options["root"]),
+        ("imbalance_factor", options["imbalance_factor"]),
+    ):
         if value is not None:
             overrides.append(f"data.{key}={json.dumps(value)}")
     if seed is not None:
@@ -232,7 +261,11 @@ def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
     """One folder per recipe, change and seed."""
     from safa import recipe as recipes
 
-    changes = [*options["set"], options["data"] and str(Path(options["data"]).resolve()), options["imbalance_factor"]]
+    changes = [
+        *options["set"],
+        options["data"] and str(Path(options["data"]).resolve()),
+        options["imbalance_factor"],
+    ]
     changed = [change for change in changes if change is not None]
     data = Path(recipe.data.name).stem if options["data"] else ""
     parts = [name.replace("/", "-"), data, f"seed{recipe.seed}"]
@@ -242,7 +275,7 @@ def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
     return Path(options["out"]) / "-".join(part for part in parts if part)
 
 
-def _seeds(text: str) -> list[int]:  # type: ignore[valid-type]
+def _seeds(text: str) -> list[int]:
     first, dots, last = text.partition("..")
     try:
         seeds = [*range(int(first), int(last) + 1)] if dots else [int(part) for part in text.split(",")]
@@ -259,7 +292,9 @@ def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
     given["--imbalance_factor"] = options["imbalance_factor"]
     for option, value in given.items():
         if value is not None:
-            raise UserError(f"{option} cannot change a run that is resumed; leave it out, or train anew without --resume")
+            raise UserError(
+                f"{option} cannot change a run that is resumed; leave it out, or train anew without --resume"
+            )
 
 
 def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
@@ -279,7 +314,11 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
 
 def _show(figures: dict[str, Any]) -> None:
     """One table of the figures, one of the classes from frequent to rare."""
-    total = Table("figure", "per cent", title=f"{figures['run']}, {figures['split']} images, after {figures['epochs']} epochs")
+    total = Table(
+        "figure",
+        "per cent",
+        title=f"{figures['run']}, {figures['split']} images, after {figures['epochs']} epochs",
+    )
     names = {
         "top-1 error": "error", "many-shot error": "error_many", "medium-shot error": "error_medium",
         "few-shot error": "error_few", "balanced error": "balanced_error", "expected calibration error": "ece",
@@ -287,11 +326,17 @@ def _show(figures: dict[str, Any]) -> None:
     }  # fmt: skip
     for name, key in names.items():
         total.add_row(name, "–" if figures[key] is None else f"{figures[key]:.2f}")
-    classes = Table("class", "training images", "error %", caption="* chosen on the test set itself; for comparison only")
+    classes = Table(
+        "class", "training images", "error %", caption="* chosen on the test set itself; for comparison only"
+    )
     by_count = sorted(range(len(figures["class_counts"])), key=lambda c: -figures["class_counts"][c])
     for c in by_count:
         error = figures["error_per_class"][c]
-        classes.add_row(figures["class_names"][c], str(figures["class_counts"][c]), "–" if error is None else f"{error:.1f}")
+        classes.add_row(
+            figures["class_names"][c],
+            str(figures["class_counts"][c]),
+            "–" if error is None else f"{error:.1f}",
+        )
     out.print(total, classes, markup=False)
 
 
@@ -310,7 +355,10 @@ def _fill(text: Path, paths: Any) -> None:
     from safa.checkpoint import write_atomically
     from safa.report import readme, tables
 
-    made = {Path(path).stem: tables.to_markdown(tables.against_paper(tables.summarise(_lines([path])))) for path in paths}
+    made = {
+        Path(path).stem: tables.to_markdown(tables.against_paper(tables.summarise(_lines([path]))))
+        for path in paths
+    }
     try:
         former = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

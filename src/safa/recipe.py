@@ -184,7 +184,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: for a missing file, broken YAML, an unknown key (with the closest existing one) or a wrong type.
     """
     try:
-        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -207,29 +207,30 @@ def from_plain(plain: Mapping[str, Any], where: str = "recipe") -> Recipe:
     return recipe
 
 
-def to_plain(value: Any) -> Any:
-    """Nested mappings, lists and scalars without whatever stands at its default.
+def to_plain(value: Any, defaults: bool = False) -> Any:
+    """Nested mappings, lists and scalars, without whatever stands at its default.
 
     Leaving defaults out keeps recipes short, and keeps the address of a cached stage when a later version adds a key.
+    With ``defaults`` they are kept: what a run's own folder must say, since a later version may change one.
     """
     if isinstance(value, (Named, Augmenter)):
         rest = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("name", "options")}
-        rest = {key: item for key, item in rest.items() if item != _default(type(value), key)}
-        return {"name": value.name, **rest, **to_plain(dict(value.options))}
+        rest = {key: item for key, item in rest.items() if defaults or item != _default(type(value), key)}
+        return {"name": value.name, **rest, **to_plain(dict(value.options), defaults)}
     if dataclasses.is_dataclass(value):
-        names = [f.name for f in dataclasses.fields(value)]
-        kept = {n: getattr(value, n) for n in names if getattr(value, n) != _default(type(value), n)}
-        return {key: to_plain(item) for key, item in kept.items()}
+        items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        kept = {n: item for n, item in items.items() if defaults or item != _default(type(value), n)}
+        return {key: to_plain(item, defaults) for key, item in kept.items()}
     if isinstance(value, Mapping):
-        return {key: to_plain(item) for key, item in value.items()}
+        return {key: to_plain(item, defaults) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
+        return [to_plain(item, defaults) for item in value]
     return value
 
 
-def dump(recipe: Recipe) -> str:
-    """The recipe as YAML; ``load`` gives it back."""
-    return yaml.dump(to_plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def dump(recipe: Recipe, defaults: bool = False) -> str:
+    """The recipe as YAML, with or without what stands at its default; ``load`` gives it back."""
+    return yaml.dump(to_plain(recipe, defaults), Dumper=_Dumper, sort_keys=False, width=110)
 
 
 def learning_rate(schedule: Schedule, epoch: int, epochs: int) -> float:
@@ -277,7 +278,7 @@ def _override(plain: dict[str, Any], override: str) -> None:
         if not isinstance(place, (dict, list)):
             raise UserError(f"cannot set {key!r}: {parent!r} is a single value")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"cannot set {key!r}: {text!r} is not valid YAML") from error
     if isinstance(place, list):

@@ -131,7 +131,7 @@ def forks_of(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], world_size: 
     for i, first in enumerate(plans):
         for second in plans[i + 1 :]:
             shared = shared_epochs(first, second)
-            if 0 < shared:
+            if shared > 0:
                 forks.add(first[shared - 1].key)
     return forks
 
@@ -235,7 +235,7 @@ def _describe(job: Job, data: LongTailed) -> None:
         "skipped": list(source.skipped),
         "notes": list(source.notes),
     }
-    write_atomically(job.folder / "recipe.yaml", recipes.dump(job.recipe).encode())
+    write_atomically(job.folder / "recipe.yaml", recipes.dump(job.recipe, defaults=True).encode())
     write_atomically(job.folder / "data.json", json.dumps(described).encode())
     write_atomically(job.folder / "subset.json", data.subset.to_json().encode())
 
@@ -282,7 +282,7 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "seconds": round(sum(entry["seconds"] for entry in trainer.history), 1),
         "reused_epochs": trainer.reused_epochs,
         "run": job.folder.name,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 

@@ -77,7 +77,7 @@ class Trainer:
         stage_ends = {a.key for a, b in zip(self.plan, self.plan[1:], strict=False) if a.stage_index != b.stage_index}
         self.save_at = stage_ends | set(save_at)
         self.normalise = Normalise(data.source.mean, data.source.std, self.device)
-        self.model = network(recipe, data.num_classes).to(self.device, memory_format=torch.channels_last)
+        self.model = network(recipe, data.num_classes).to(self.device).to(memory_format=torch.channels_last)
         self.augmenter: Any = None
         self.optimizer_state: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
@@ -176,9 +176,10 @@ class Trainer:
             self._change_augmenter(stage, epoch.index)
         self.plug_before = stage.augmenter.before if stage.augmenter else None
         if self.augmenter is not None:
-            self.augmenter.active = stage.generate
-            # DDP waits for the gradient of every parameter that can have one; an idle augmenter's get none.
+            # DDP waits for the gradient of every parameter that can have one; an idle augmenter's get none. Set first,
+            # since an augmenter may freeze a part of itself when it becomes active.
             self.augmenter.requires_grad_(stage.generate or self.augmenter.learns_while_idle)
+            self.augmenter.active = stage.generate
         bare = PlugIn(self.model, self.plug_before, self.augmenter)
         optimizer = self._optimizer(epoch, bare, restart=stage.optimizer is not None and not resumed)
         self.accelerator.free_memory()  # forget the wrapping of the stage before
@@ -213,7 +214,7 @@ class Trainer:
             )
         if not isinstance(augmenter, nn.Module):
             raise UserError(f"augmenter {spec.name!r} must be a torch.nn.Module, which has a state to save; it is {augmenter!r}")
-        return augmenter.to(self.device, memory_format=torch.channels_last)
+        return augmenter.to(self.device).to(memory_format=torch.channels_last)
 
     def _channels_before(self, before: str) -> int:
         """Channels of what enters the layer; its name is checked by the plug-in, which explains itself better."""
@@ -229,8 +230,12 @@ class Trainer:
         weight = None
         if stage.weighting is not None:
             weight = build("weighting", stage.weighting.name, stage.weighting.options, class_counts=counts)
-        options = dict(stage.loss.options)
-        loss: nn.Module = build("loss", stage.loss.name, options, class_counts=counts, weight=weight)
+        loss: nn.Module = build("loss", stage.loss.name, stage.loss.options, class_counts=counts, weight=weight)
+        if weight is not None and getattr(loss, "weight", None) is None:
+            raise UserError(
+                f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do nothing; "
+                "leave it out, or give the loss a parameter and an attribute 'weight'"
+            )
         scale, head_scale = getattr(loss, "scale", None), getattr(_head_of(self.model), "scale", None)
         if scale is not None and head_scale is not None and float(scale) != float(head_scale):
             raise UserError(f"loss {stage.loss.name!r} has scale {scale} but the cosine head has {head_scale}; make them equal")
@@ -489,7 +494,7 @@ def _tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("TensorBoard is not installed; pip install 'safa[track]' or leave --track out") from error
-    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"))
 
 
 class _Anything:

@@ -79,12 +79,12 @@ def _table(figures: Figures, setting: Setting) -> Table:
     for name, spread in figures.images_per_second.items():
         table.add_row(f"plain training, {name}", *_cells(spread, " images/s", 0))
     for name, spread in figures.speed.items():
-        table.add_row(f"  {name} / ordinary loop", *_cells(spread, "×", 2), "≥ 2.0×" if name == ours else "")
+        table.add_row(f"  speed-up, {name}", *_cells(spread, "×", 2), "≥ 2.0×" if name == ours else "")
     step = f"SAFA step / plain step, {setting.precision}"
     table.add_row(step, *_cells(figures.safa_step, "×", 2), "≤ 1.6×")
     table.add_row("  generated rows per SAFA step", f"{figures.generated_rows:.0f}")
     for name, spread in figures.memory.items():
-        table.add_row(f"peak memory, {name} ({kind(setting.device)})", *_cells(spread, " MiB", 0))
+        table.add_row(f"peak memory, {name}", *_cells(spread, " MiB", 0))
     ratio = figures.memory["SAFA"].median / figures.memory["plain"].median
     table.add_row("  SAFA / plain", f"{ratio:.2f}×")
     table.add_row("inference, with plug-in / without", *_cells(figures.inference, "×", 2), "1.00×")
@@ -101,5 +101,6 @@ def _where(line: Line) -> str:
     return (
         f"{line['model']}, {line['batch_size']} images of 32 x 32 per step, n = {line['n']} rounds of "
         f"{line['steps']} steps; {line['device']}, {line['cores']} cores, {line['threads']} threads, torch "
-        f"{line['versions']['torch']}; {line['figures']['workers']} workers feed the ordinary loop"
+        f"{line['versions']['torch']}; {line['figures']['workers']} workers feed the ordinary loop; memory: "
+        f"{line['memory_of']}"
     )

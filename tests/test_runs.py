@@ -1,0 +1,317 @@
+"""Runs: the result line and the folder, prefixes that are trained once, and looking at a run again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from safa import __version__, checkpoint, evaluate, runs
+from safa import recipe as recipes
+from safa.data.longtail import Subset
+from safa.errors import UserError
+from safa.recipe import Named, Recipe, Stage
+from safa.report import lines
+from safa.runs import Job, Machine
+from safa.train import CHECKPOINT
+from tests.test_resume import assert_same_state
+
+ISSUE_KEYS = (
+    "recipe dataset imbalance_factor model method seed epochs error_last error_best error_many error_medium error_few "
+    "error_per_class ece commit torch device seconds"
+).split()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def machine(tmp_path, said) -> Machine:
+    return Machine(cache=tmp_path / "cache", results=tmp_path / "results.jsonl", say=said.append)
+
+
+def result_of(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def variants(tiny: Recipe) -> dict[str, Recipe]:
+    """LDAM in one stage, LDAM-DRW, and both with SAFA: 2 of 4 epochs are common to all."""
+    first, second = tiny.stages
+    plain = Stage(2, loss=Named("ldam"), weighting=Named("effective_number"))
+    return {
+        "ldam": replace(tiny, method="LDAM", stages=(replace(first, epochs=4),)),
+        "drw": replace(tiny, method="LDAM-DRW", stages=(first, plain)),
+        "safa": replace(tiny, stages=(first, second)),
+    }
+
+
+# --- one run -----------------------------------------------------------------------------------------------
+
+
+def test_a_result_line_has_every_key_that_was_asked_for(tiny_run):
+    line = result_of(tiny_run)
+    assert set(ISSUE_KEYS) <= set(line)
+    lines.check(line, "here")
+
+
+def test_a_result_line_says_what_was_run(tiny_run, tiny_recipe, tiny_data):
+    line = result_of(tiny_run)
+    expected = {
+        "recipe": "tiny", "dataset": "digits", "imbalance_factor": 20, "model": "resnet8", "method": "LDAM-DRW-SAFA",
+        "seed": 0, "epochs": 4, "precision": "float32", "batch_size": 16, "processes": 1, "reused_epochs": 0,
+        "torch": torch.__version__, "version": __version__, "run": "run", "subset_sha256": tiny_data.subset.sha256,
+        "class_counts": tiny_data.class_counts, "class_names": [str(digit) for digit in range(10)],
+    }  # fmt: skip
+    assert {key: line[key] for key in expected} == expected
+    assert line["device"] == "cpu" or torch.cuda.is_available()
+    assert line["seconds"] > 0
+
+
+def test_the_figures_are_those_of_the_predictions_left_beside(tiny_run, tiny_data):
+    line = result_of(tiny_run)
+    with np.load(tiny_run / "predictions.npz") as stored:
+        predicted = evaluate.Predictions(**stored)
+    wrong = predicted.labels != predicted.predictions
+    assert len(wrong) == len(tiny_data.source.test)
+    assert line["error_last"] == pytest.approx(100 * wrong.mean(), abs=1e-4)
+    per_class = [100 * wrong[predicted.labels == c].mean() for c in range(10)]
+    assert line["error_per_class"] == pytest.approx(per_class, abs=1e-4)
+    assert line["balanced_error"] == pytest.approx(np.mean(per_class), abs=1e-4)
+    for name, ids in line["groups"].items():
+        rows = np.isin(predicted.labels, ids)
+        assert line[f"error_{name}"] == (pytest.approx(100 * wrong[rows].mean(), abs=1e-4) if rows.any() else None)
+
+
+def test_the_last_epoch_and_the_best_on_test_are_told_apart(tiny_run):
+    line = result_of(tiny_run)
+    log = [json.loads(text) for text in (tiny_run / "log.jsonl").read_text().splitlines()]
+    errors = [entry["test"]["error"] for entry in log]
+    assert line["error_last"] == errors[-1]
+    assert line["error_best"] == min(errors)
+    assert line["error_best_epoch"] == errors.index(min(errors))
+
+
+def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, tiny_data):
+    assert recipes.load(tiny_run / "recipe.yaml") == tiny_recipe
+    subset = Subset.from_json((tiny_run / "subset.json").read_text())
+    assert subset.train.tolist() == tiny_data.subset.train.tolist()
+    described = json.loads((tiny_run / "data.json").read_text())
+    assert described["images_sha256"] == tiny_data.source.fingerprint
+    keys = "recipe name class_names class_counts image_size mean std subset_sha256 images_sha256 skipped notes".split()
+    assert set(described) == set(keys)
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ():
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", str(runs.commit()))
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "safa" / "runs.py"))
+    assert runs.commit() is None
+
+
+def test_a_finished_run_is_not_run_again(tiny_run, tiny_recipe, said):
+    before = {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()}
+    machine = Machine(say=said.append)
+    assert runs.run(Job("tiny", tiny_recipe, tiny_run), machine) == result_of(tiny_run)
+    assert said == [f"{tiny_run} was finished before; delete it to train anew"]
+    assert {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()} == before
+
+
+def test_a_folder_belongs_to_one_recipe(tiny_run, tiny_recipe):
+    with pytest.raises(UserError, match="holds a run of another recipe; name another folder with --out, or delete it"):
+        runs.run(Job("tiny", replace(tiny_recipe, seed=3), tiny_run), Machine())
+
+
+def test_where_images_lie_and_how_often_it_is_tested_is_not_another_recipe(tiny_run, tiny_recipe):
+    moved = replace(
+        tiny_recipe,
+        data=replace(tiny_recipe.data, root="elsewhere"),
+        stages=tuple(replace(stage, evaluate_every=9) for stage in tiny_recipe.stages),
+    )
+    assert runs.run(Job("tiny", moved, tiny_run), Machine()) == result_of(tiny_run)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "device must be auto, cpu or cuda, got 'gpu'"), ("cuda", "device cuda was asked for")]
+)
+def test_a_device_that_is_not_there_is_refused(device, message, tiny_recipe, tiny_data, tmp_path):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=message):
+        runs.run(Job("tiny", tiny_recipe, tmp_path / "run"), Machine(device=device), tiny_data)
+    assert not (tmp_path / "run").exists()
+
+
+# --- several runs ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_recipe, tmp_path_factory):
+    """Folders, result lines and what was said of the three variants."""
+    out = tmp_path_factory.mktemp("compared")
+    said: list[str] = []
+    jobs = [Job(name, recipe, out / name) for name, recipe in variants(tiny_recipe).items()]
+    machine = Machine(cache=out / "cache", results=out / "results.jsonl", say=said.append)
+    return jobs, runs.compare(jobs, machine), said, out
+
+
+def test_a_shared_prefix_is_trained_once(compared):
+    jobs, found, said, out = compared
+    assert [line["reused_epochs"] for line in found] == [0, 2, 2]
+    assert said[-3:] == [
+        "drw: 2 of 4 epochs came from the cache",
+        "safa: 2 of 4 epochs came from the cache",
+        "3 runs of 12 epochs together; 4 of them were shared and trained once",
+    ]
+    assert [line["method"] for line in found] == ["LDAM", "LDAM-DRW", "LDAM-DRW-SAFA"]
+
+
+def test_a_run_on_a_shared_prefix_has_the_bits_of_one_from_scratch(compared, tiny_run):
+    jobs, _, _, _ = compared
+    assert_same_state(jobs[2].folder, tiny_run)
+    alone, shared = (result_of(folder) for folder in (tiny_run, jobs[2].folder))
+    own = {"recipe", "run", "seconds", "reused_epochs"}
+    assert {key: alone[key] for key in alone.keys() - own} == {key: shared[key] for key in shared.keys() - own}
+
+
+def test_every_run_appends_one_result_line(compared):
+    _, found, _, out = compared
+    assert lines.read(out / "results.jsonl") == found
+
+
+def test_the_logs_of_a_shared_prefix_agree(compared):
+    jobs, _, _, _ = compared
+    logs = [(job.folder / "log.jsonl").read_text().splitlines() for job in jobs]
+    assert logs[0][:2] == logs[1][:2] == logs[2][:2]
+    assert [len(log) for log in logs] == [4, 4, 4]
+
+
+def test_a_comparison_that_is_finished_trains_nothing(compared, said):
+    jobs, found, _, out = compared
+    again = runs.compare(jobs, Machine(cache=out / "cache", results=out / "results.jsonl", say=said.append))
+    assert again == found
+    assert sum("was finished before" in sentence for sentence in said) == 3
+    assert len(lines.read(out / "results.jsonl")) == 3
+
+
+def test_a_run_that_is_wholly_shared_is_a_run_all_the_same(machine, tmp_path, tiny_recipe):
+    """The same recipe but for its name and evaluation, and one that ends where the others part."""
+    first, second = tiny_recipe.stages
+    short = Job("short", replace(tiny_recipe, stages=(first,)), tmp_path / "short")
+    twin = Job("twin", replace(tiny_recipe, stages=(replace(first, evaluate_every=2), second)), tmp_path / "twin")
+    long = Job("long", tiny_recipe, tmp_path / "long")
+    found = runs.compare([long, short, twin], machine)
+    assert [line["reused_epochs"] for line in found] == [0, 2, 4]
+    assert found[0]["error_last"] == found[2]["error_last"]
+    assert_same_state(long.folder, twin.folder)
+    for job in (short, twin):
+        assert runs.evaluate_run(job.folder)["error"] == result_of(job.folder)["error_last"]
+
+
+def test_runs_of_two_precisions_can_be_compared(machine, tiny_recipe, tmp_path):
+    short = replace(tiny_recipe, stages=(Stage(1),))
+    jobs = [Job(p, replace(short, precision=p), tmp_path / p) for p in ("float32", "bf16")]
+    found = runs.compare(jobs, machine)
+    assert [line["precision"] for line in found] == ["float32", "bf16"]
+    assert [line["reused_epochs"] for line in found] == [0, 0]
+
+
+def test_forks_are_the_epochs_after_which_two_runs_part(tiny_recipe, tiny_data):
+    jobs = [Job(name, recipe, Path(name)) for name, recipe in variants(tiny_recipe).items()]
+    loaded = {runs._data_key(jobs[0]): tiny_data}
+    plan = runs.epochs_of(tiny_recipe, tiny_data.facts())
+    assert runs.forks_of(jobs, loaded) == {plan[1].key}
+    assert runs.forks_of(jobs, loaded, world_size=2) == {runs.epochs_of(tiny_recipe, tiny_data.facts(), 2)[1].key}
+    assert runs.forks_of([jobs[0], replace(jobs[0], recipe=replace(tiny_recipe, seed=1))], loaded) == set()
+
+
+def test_a_comparison_needs_a_cache(tiny_recipe, tmp_path):
+    with pytest.raises(UserError, match="compare needs a cache folder"):
+        runs.compare([Job("tiny", tiny_recipe, tmp_path)], Machine())
+
+
+def test_another_seed_is_another_run_on_the_same_images(tiny_recipe, tiny_data):
+    other = runs.with_seed(tiny_recipe, 5)
+    assert (other.seed, other.data) == (5, tiny_recipe.data)
+
+
+# --- looking at a run again --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tiny_run, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "copied"))
+
+
+def change_recipe(folder: Path, **changes: object) -> None:
+    plain = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**plain, **changes}))
+
+
+def test_evaluating_a_run_gives_the_figures_of_its_result_line(tiny_run):
+    found, line = runs.evaluate_run(tiny_run), result_of(tiny_run)
+    assert found["error"] == line["error_last"]
+    shared = set(found) & set(line) - {"run"}
+    assert {"error_many", "error_medium", "error_few", "error_per_class", "balanced_error", "ece", "error_best"} <= shared
+    assert {key: found[key] for key in shared} == {key: line[key] for key in shared}
+
+
+def test_a_run_that_is_not_finished_can_be_evaluated(copied):
+    (copied / "result.json").unlink()
+    assert runs.evaluate_run(copied)["epochs"] == 4
+
+
+def test_a_run_of_several_processes_can_be_evaluated_in_one(copied):
+    state = checkpoint.load(copied / CHECKPOINT)
+    checkpoint.save(copied / CHECKPOINT, {**state, "key": "of two processes"})
+    assert runs.evaluate_run(copied)["error"] == result_of(copied)["error_last"]
+
+
+def test_a_run_in_fp16_can_be_evaluated_without_a_gpu(copied):
+    change_recipe(copied, precision="fp16")
+    assert runs.evaluate_run(copied)["error"] == result_of(copied)["error_last"]
+
+
+def test_a_run_without_a_checkpoint_is_not_evaluated_as_if_it_were_trained(copied):
+    (copied / CHECKPOINT).unlink()
+    with pytest.raises(UserError, match="there is no checkpoint at"):
+        runs.evaluate_run(copied)
+
+
+def test_validation_images_are_evaluated_where_there_are_some(tiny_recipe, tmp_path):
+    recipe = replace(tiny_recipe, stages=(Stage(1),), data=replace(tiny_recipe.data, validation=0.2))
+    line = runs.run(Job("x", recipe, tmp_path / "run"), Machine())
+    assert runs.evaluate_run(tmp_path / "run", "validation")["error"] == line["error_validation"]
+
+
+def test_validation_images_that_there_are_not_are_an_error(tiny_run):
+    with pytest.raises(UserError, match=r"has no validation images; set data\.validation in the recipe to cut some"):
+        runs.evaluate_run(tiny_run, "validation")
+
+
+def test_a_run_is_not_evaluated_on_other_images(copied):
+    change_recipe(copied, data={"name": "digits", "imbalance_factor": 10, "largest": 30})
+    with pytest.raises(UserError, match="the images of digits differ from those .* was trained on; name their folder with --root"):
+        runs.evaluate_run(copied)
+
+
+@pytest.mark.parametrize("lacking", ["recipe.yaml", "data.json"])
+def test_a_folder_that_is_no_run_is_called_so(lacking, copied):
+    (copied / lacking).unlink()
+    with pytest.raises(UserError, match=f"is not the folder of a run: it holds no {lacking}"):
+        runs.job_of(copied)
+
+
+def test_the_job_of_a_run_is_what_it_was_made_for(tiny_run, tiny_recipe):
+    assert runs.job_of(tiny_run) == Job("tiny", tiny_recipe, tiny_run)
+    assert runs.job_of(tiny_run, root="a b").recipe.data.root == "a b"
