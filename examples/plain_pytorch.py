@@ -20,8 +20,7 @@ def long_tailed_digits() -> tuple[TensorDataset, TensorDataset, np.ndarray]:
     subset = safa.data.draw_subset(source.train.labels, 10, profile="exponential", imbalance_factor=20)
     splits = source.train.take(subset.train), source.test
     train, test = (
-        TensorDataset(torch.from_numpy(split.images) / 255, torch.from_numpy(split.labels))
-        for split in splits
+        TensorDataset(torch.from_numpy(split.images) / 255, torch.from_numpy(split.labels)) for split in splits
     )
     return train, test, subset.class_counts
 

@@ -131,9 +131,7 @@ def test_features_before_layer3_of_a_resnet_are_not_negative_and_those_of_a_dens
     for build, negative in ((SMALL["resnet"], False), (SMALL["resnext"], False), (SMALL["densenet"], True)):
         model = build(5)
         seen: list[Tensor] = []
-        model.get_submodule(model.before).register_forward_pre_hook(
-            lambda _, args, seen=seen: seen.append(args[0])
-        )
+        model.get_submodule(model.before).register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
         model(torch.randn(3, 3, 16, 16))
         assert bool((seen[0] < 0).any()) is negative
 

@@ -86,7 +86,11 @@ def test_somebody_elses_class_is_named_by_module_and_name():
         ("loss", "ldma", "no loss is called 'ldma'; did you mean 'ldam'?; there are cross_entropy"),
         ("backbone", "resnet23", "no backbone is called 'resnet23'; did you mean 'resnet"),
         ("loss", "tests.absent:Loss", "loss 'tests.absent:Loss' cannot be imported: No module named 'tests.absent'"),
-        ("loss", "tests.test_catalog:Tripled", "cannot be imported: module 'tests.test_catalog' has no attribute 'Tripled'"),
+        (
+            "loss",
+            "tests.test_catalog:Tripled",
+            "cannot be imported: module 'tests.test_catalog' has no attribute 'Tripled'",
+        ),
         ("loss", ":", "cannot be imported"),
         ("loss", ".losses:Own", "cannot be imported"),
         ("loss", "math:pi", "loss 'math:pi' is float, not a class or function"),
@@ -101,7 +105,9 @@ def test_a_wrong_name_is_refused_with_what_there_is(kind, name, message):
 def test_a_wrong_option_is_refused_with_the_closest():
     with pytest.raises(UserError) as error:
         build("loss", "ldam", {"max_margn": 0.3}, class_counts=[2, 1], weight=None)
-    assert "loss 'ldam' has no option 'max_margn'; did you mean 'max_margin'?; it takes max_margin, scale" in str(error.value)
+    assert "loss 'ldam' has no option 'max_margn'; did you mean 'max_margin'?; it takes max_margin, scale" in str(
+        error.value
+    )
 
 
 def test_an_option_of_a_class_that_takes_any_is_checked_by_the_class():
@@ -112,7 +118,9 @@ def test_an_option_of_a_class_that_takes_any_is_checked_by_the_class():
 def test_a_value_the_target_refuses_is_reported_with_its_options(monkeypatch):
     with pytest.raises(UserError) as error:
         build("loss", "tests.test_catalog:demanding", {"size": -1})
-    assert "loss 'tests.test_catalog:demanding' cannot be made with {'size': -1}: size must be positive" in str(error.value)
+    assert "loss 'tests.test_catalog:demanding' cannot be made with {'size': -1}: size must be positive" in str(
+        error.value
+    )
 
 
 def test_what_is_missing_is_reported():

@@ -15,7 +15,12 @@ from safa import checkpoint
 from safa.checkpoint import StageCache, remove_halves, write_atomically
 from safa.errors import UserError
 
-STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "done": 3, "history": [{"loss": 0.5, "test": None}], "key": "k"}
+STATE = {
+    "model": {"weight": torch.arange(6.0).reshape(2, 3)},
+    "done": 3,
+    "history": [{"loss": 0.5, "test": None}],
+    "key": "k",
+}
 
 # A process that may write files of at most 1,000 bytes: the disk is full for anything longer.
 FULL_DISK = """

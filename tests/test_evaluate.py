@@ -107,7 +107,9 @@ def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not():
 def test_calibration_of_two_bins_by_hand():
     # (0, .5]: one right at .5, one wrong at .25: accuracy .5, confidence .375; (.5, 1]: one right at .75.
     predicted = by_hand([0, 0, 0], [0, 1, 0], [0.5, 0.25, 0.75])
-    assert expected_calibration_error(predicted, bins=2) == pytest.approx(100 * (2 / 3 * 0.125 + 1 / 3 * 0.25), abs=1e-4)
+    assert expected_calibration_error(predicted, bins=2) == pytest.approx(
+        100 * (2 / 3 * 0.125 + 1 / 3 * 0.25), abs=1e-4
+    )
 
 
 def test_gaps_of_opposite_sign_do_not_cancel_between_bins_but_do_within():

@@ -89,9 +89,7 @@ def test_reading_ldam_on_scaled_cosines_is_the_released_loss_on_cosines(weight):
     logits, labels = batch()
     cosines = torch.tanh(logits)
     loss = LDAMLoss(COUNTS, max_margin=0.4, scale=20.0, weight=tensor_or_none(weight))(20 * cosines, labels)
-    expected = literal.ldam_from_cosines(
-        cosines.tolist(), labels.tolist(), COUNTS, 0.4, 20.0, weight or [1.0] * 4
-    )
+    expected = literal.ldam_from_cosines(cosines.tolist(), labels.tolist(), COUNTS, 0.4, 20.0, weight or [1.0] * 4)
     assert close(loss, expected)
 
 
@@ -312,9 +310,7 @@ def test_counts_must_be_one_positive_integer_per_class(loss, counts, said):
         loss(counts)
 
 
-@pytest.mark.parametrize(
-    "counts", [COUNTS, tuple(COUNTS), np.array(COUNTS), torch.tensor(COUNTS, dtype=torch.int32)]
-)
+@pytest.mark.parametrize("counts", [COUNTS, tuple(COUNTS), np.array(COUNTS), torch.tensor(COUNTS, dtype=torch.int32)])
 def test_counts_may_be_any_kind_of_sequence(counts):
     logits, labels = batch()
     assert torch.equal(LDAMLoss(counts)(logits, labels), LDAMLoss(COUNTS)(logits, labels))
@@ -328,9 +324,7 @@ def test_read_only_counts_are_copied():
 
 @pytest.mark.parametrize("loss", [LDAMLoss, BalancedSoftmaxLoss, LogitAdjustmentLoss])
 def test_logits_with_another_number_of_classes_are_refused(loss):
-    with pytest.raises(
-        UserError, match=f"{loss.__name__} was built for 4 classes but the logits have 10 columns"
-    ):
+    with pytest.raises(UserError, match=f"{loss.__name__} was built for 4 classes but the logits have 10 columns"):
         loss(COUNTS)(torch.zeros(2, 10), torch.tensor([0, 1]))
 
 

@@ -196,9 +196,7 @@ def test_hooks_of_the_user_stay():
     assert len(hooks_of(plug.model)) == 2
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("spilled"), ValueError("spilled"), KeyboardInterrupt("spilled")]
-)
+@pytest.mark.parametrize("error", [RuntimeError("spilled"), ValueError("spilled"), KeyboardInterrupt("spilled")])
 @pytest.mark.parametrize("where", ["augmenter", "model"])
 def test_model_is_unchanged_after_an_exception(error, where):
     plug = plugged(Repeat())
@@ -214,9 +212,7 @@ def test_model_is_unchanged_after_an_exception(error, where):
     assert len(plug(images(), LABELS).logits) == B + 3
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
-)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_a_copy_of_the_model_takes_nothing_of_the_plug_in_along(copied):
     plug = plugged(Repeat())  # which cannot be pickled
     train(plug, plug.parameters())
@@ -238,9 +234,7 @@ def test_a_saved_model_takes_nothing_of_the_plug_in_along():
     assert torch.equal(loaded.eval()(images()), expected)
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=["deepcopy", "pickle"]
-)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=["deepcopy", "pickle"])
 def test_a_copy_of_the_plug_in_goes_on_the_same_way(copied):
     plug = plugged()
     train(plug, plug.parameters())
@@ -339,9 +333,7 @@ def test_a_model_compiled_before_attaching_is_refused():
     in_place = small()
     in_place.compile(backend="eager")
     for model in (torch.compile(small(), backend="eager"), in_place):
-        with pytest.raises(
-            UserError, match=r"is compiled and would ignore .* plain model, then torch.compile\(plug\)"
-        ):
+        with pytest.raises(UserError, match=r"is compiled and would ignore .* plain model, then torch.compile\(plug\)"):
             PlugIn(model, "body", safa_of(4))
 
 
@@ -597,9 +589,7 @@ def test_probe_leaves_out_layers_after_which_the_network_insists_on_its_number_o
 # --- mistakes ----------------------------------------------------------------------------------------------
 
 
-def complaint(
-    model: nn.Module, before: str | None, augmenter: Augmenter, labels: Tensor | None = LABELS
-) -> str:
+def complaint(model: nn.Module, before: str | None, augmenter: Augmenter, labels: Tensor | None = LABELS) -> str:
     with pytest.raises(UserError) as caught:
         PlugIn(model, before, augmenter)(images(), labels)
     assert hooks_of(model) == []

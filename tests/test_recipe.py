@@ -15,7 +15,9 @@ from safa.recipe import Augmenter, Data, Named, Optimizer, Recipe, Schedule, Sta
 
 FULL = Recipe(
     method="LDAM-DRW-SAFA",
-    data=Data("cifar100", root="images", imbalance_factor=50.0, largest=400, augmentation=Named("shift", {"padding": 2})),
+    data=Data(
+        "cifar100", root="images", imbalance_factor=50.0, largest=400, augmentation=Named("shift", {"padding": 2})
+    ),
     model=recipes.Model(Named("resnet56"), Named("cosine", {"scale": 30})),
     optimizer=Optimizer(weight_decay=5e-4, nesterov=True),
     schedule=Schedule(lr=0.05, milestones=(10, 20), factor=0.1),
@@ -71,11 +73,16 @@ def test_the_recipes_of_the_library_load_and_survive_yaml(name, load):
 @given(
     name=st.text(st.characters(exclude_categories=["Cs"])),
     weight_decay=st.floats(0, 10),
-    option=st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.floats(allow_nan=False), st.integers(), st.booleans()),
+    option=st.one_of(
+        st.text(st.characters(exclude_categories=["Cs"])), st.floats(allow_nan=False), st.integers(), st.booleans()
+    ),
 )
 def test_whatever_a_name_or_number_looks_like_it_survives_yaml(name, weight_decay, option, tmp_path_factory):
     recipe = dataclasses.replace(
-        FULL, data=Data(name), optimizer=Optimizer(weight_decay=weight_decay), stages=(Stage(1, loss=Named("ldam", {"x": option})),)
+        FULL,
+        data=Data(name),
+        optimizer=Optimizer(weight_decay=weight_decay),
+        stages=(Stage(1, loss=Named("ldam", {"x": option})),),
     )
     path = tmp_path_factory.getbasetemp() / "recipe.yaml"
     path.write_text(recipes.dump(recipe), encoding="utf-8")
@@ -141,7 +148,10 @@ def test_an_unknown_key_is_refused_with_the_closest(text, message, load):
     [
         ("{epochs: 1, wieghting: x}", "stages[0] has no key 'wieghting'; did you mean 'weighting'?"),
         ("{epochs: 1, optimizer: {lr: 1}}", "stages[0].optimizer has no key 'lr'"),
-        ("{epochs: 1, schedule: {milestone: [1]}}", "stages[0].schedule has no key 'milestone'; did you mean 'milestones'?"),
+        (
+            "{epochs: 1, schedule: {milestone: [1]}}",
+            "stages[0].schedule has no key 'milestone'; did you mean 'milestones'?",
+        ),
     ],
 )
 def test_an_unknown_key_inside_a_stage_is_refused_with_the_closest(stage, message, load):
@@ -158,7 +168,10 @@ def test_an_unknown_key_inside_a_stage_is_refused_with_the_closest(stage, messag
         ("optimizer: {nesterov: 1}", "optimizer.nesterov must be of type bool, got 1"),
         ("schedule: {milestones: 160}", "schedule.milestones must be a list, got 160"),
         ("schedule: {milestones: [a]}", "schedule.milestones[0] must be of type int, got 'a'"),
-        ("schedule: {kind: multistp}", "schedule.kind must be one of multistep, cosine, got 'multistp'; did you mean 'multistep'?"),
+        (
+            "schedule: {kind: multistp}",
+            "schedule.kind must be one of multistep, cosine, got 'multistp'; did you mean 'multistep'?",
+        ),
         ("precision: bf15", "precision must be one of float32, bf16, fp16, got 'bf15'; did you mean 'bf16'?"),
         ("data: cifar10", "data must be a mapping, got 'cifar10'"),
         ("model: {backbone: 32}", "model.backbone must be a name or a mapping with a 'name', got 32"),
@@ -216,7 +229,12 @@ def test_a_missing_key_is_named(text, load):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"method: [", "is not valid YAML"), (b"- a\n", "holds no recipe"), (b"", "holds no recipe"), (b"\xff\xfe\x00", "UTF-8")],
+    [
+        (b"method: [", "is not valid YAML"),
+        (b"- a\n", "holds no recipe"),
+        (b"", "holds no recipe"),
+        (b"\xff\xfe\x00", "UTF-8"),
+    ],
 )
 def test_what_is_no_recipe_is_called_so(content, message, tmp_path):
     path = tmp_path / "recipe.yaml"
@@ -248,7 +266,9 @@ def test_an_override_makes_what_is_not_there_yet(load):
 
 
 def test_an_override_is_yaml(load):
-    recipe = load(TWO_STAGES, "schedule.milestones=[3, 4]", "stages.0.weighting={name: effective_number, beta: 0.9}", "clip=null")
+    recipe = load(
+        TWO_STAGES, "schedule.milestones=[3, 4]", "stages.0.weighting={name: effective_number, beta: 0.9}", "clip=null"
+    )
     assert recipe.schedule.milestones == (3, 4)
     assert recipe.stages[0].weighting == Named("effective_number", {"beta": 0.9})
     assert recipe.clip is None
@@ -306,7 +326,9 @@ def test_the_rates_are_those_of_the_released_ldam_code():
     assert rates == pytest.approx([released(epoch) for epoch in range(200)], rel=1e-12)
 
 
-@pytest.mark.parametrize(("epoch", "lr"), [(0, 0.02), (4, 0.1), (5, 0.1), (159, 0.1), (160, 1e-3), (179, 1e-3), (180, 1e-5)])
+@pytest.mark.parametrize(
+    ("epoch", "lr"), [(0, 0.02), (4, 0.1), (5, 0.1), (159, 0.1), (160, 1e-3), (179, 1e-3), (180, 1e-5)]
+)
 def test_the_default_schedule_epoch_by_epoch(epoch, lr):
     assert learning_rate(Schedule(), epoch, 200) == pytest.approx(lr, rel=1e-12)
 

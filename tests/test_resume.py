@@ -133,9 +133,13 @@ def test_whatever_the_precision_or_the_optimizer(change, tiny_recipe, tiny_data,
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_starts_no_third(step, tiny_recipe, tiny_data, tmp_path):
+def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_starts_no_third(
+    step, tiny_recipe, tiny_data, tmp_path
+):
     first, second = tiny_recipe.stages
-    recipe = replace(tiny_recipe, stages=(replace(first, epochs=1), replace(second, epochs=1, optimizer=Optimizer(momentum=0.8))))
+    recipe = replace(
+        tiny_recipe, stages=(replace(first, epochs=1), replace(second, epochs=1, optimizer=Optimizer(momentum=0.8)))
+    )
     train(recipe, tiny_data, tmp_path / "whole")
     assert train(recipe, tiny_data, tmp_path / "stopped", STEPS + step)
     train(recipe, tiny_data, tmp_path / "stopped")
@@ -143,7 +147,9 @@ def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_start
 
 
 def test_a_stop_in_an_epochs_last_step_keeps_the_epoch_as_a_whole(tiny_recipe, tiny_data, tmp_path):
-    trainer = Trainer(tiny_recipe, tiny_data, tmp_path, runs._accelerator(tiny_recipe, runs.Machine()), progress=Interrupting(STEPS))
+    trainer = Trainer(
+        tiny_recipe, tiny_data, tmp_path, runs._accelerator(tiny_recipe, runs.Machine()), progress=Interrupting(STEPS)
+    )
     with pytest.raises(Stopped, match="^stopped after epoch 0$"):
         trainer.run()
     state = checkpoint.load(tmp_path / CHECKPOINT)
@@ -169,11 +175,15 @@ def test_a_stop_during_the_last_evaluation_is_heard(tiny_recipe, tiny_data, tmp_
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_process_that_gets_a_signal_can_be_resumed_to_the_same_bits(number, status, tiny_recipe, tiny_run, tmp_path, capsys):
+def test_a_process_that_gets_a_signal_can_be_resumed_to_the_same_bits(
+    number, status, tiny_recipe, tiny_run, tmp_path, capsys
+):
     marker, out = tmp_path / "marker", tmp_path / "out"
     loss = Named("tests.test_resume:Signalling", {"marker": str(marker), "number": int(number), "at": 3 * STEPS // 2})
     file = tmp_path / "tiny.yaml"
-    file.write_text(recipes.dump(replace(tiny_recipe, stages=(replace(tiny_recipe.stages[0], loss=loss), tiny_recipe.stages[1]))))
+    file.write_text(
+        recipes.dump(replace(tiny_recipe, stages=(replace(tiny_recipe.stages[0], loss=loss), tiny_recipe.stages[1])))
+    )
 
     arguments = [sys.executable, "-m", "safa", "train", str(file), "--out", str(out)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=250)
@@ -205,7 +215,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tiny_file, tiny_
     """In stage one, in the SAFA stage, while a checkpoint is being written, and at whatever moment."""
     code = f"from tests.test_resume import kill_and_resume; kill_and_resume({str(tiny_file)!r}, {str(tmp_path)!r})"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=290)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=290
+    )
     assert done.returncode == 0, done.stderr
     kills = json.loads(done.stdout)
     assert sum(kills.values()) >= 20, kills
@@ -218,7 +230,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tiny_file, tiny_
 
 def kill_and_resume(file: str, out: str) -> None:
     """In a fresh process: train in children, kill them, resume; prints how many were killed where."""
-    import torch._dynamo  # noqa: F401  (else every child imports it)
+    import torch._dynamo
 
     torch.set_num_threads(1)
     recipe = recipes.load(Path(file))
@@ -288,7 +300,9 @@ def test_two_processes_train_through_the_safa_stage_and_resume_bit_for_bit(tiny_
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         safa = ["-m", "safa", "train", str(file), "--out", str(tmp_path / name)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run([*torchrun, *safa], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+        return subprocess.run(
+            [*torchrun, *safa], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250
+        )
 
     # The marker is part of the recipe and so of the addresses; it lies in the same place for both runs.
     marker = tmp_path / "marker"

@@ -23,10 +23,26 @@ from safa.runs import Job, Machine
 from safa.train import CHECKPOINT
 from tests.test_resume import assert_same_state
 
-ISSUE_KEYS = (
-    "recipe dataset imbalance_factor model method seed epochs error_last error_best error_many error_medium error_few "
-    "error_per_class ece commit torch device seconds"
-).split()
+ISSUE_KEYS = [
+    "recipe",
+    "dataset",
+    "imbalance_factor",
+    "model",
+    "method",
+    "seed",
+    "epochs",
+    "error_last",
+    "error_best",
+    "error_many",
+    "error_medium",
+    "error_few",
+    "error_per_class",
+    "ece",
+    "commit",
+    "torch",
+    "device",
+    "seconds",
+]
 
 
 @pytest.fixture
@@ -106,7 +122,19 @@ def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, 
     assert subset.train.tolist() == tiny_data.subset.train.tolist()
     described = json.loads((tiny_run / "data.json").read_text())
     assert described["images_sha256"] == tiny_data.source.fingerprint
-    keys = "recipe name class_names class_counts image_size mean std subset_sha256 images_sha256 skipped notes".split()
+    keys = [
+        "recipe",
+        "name",
+        "class_names",
+        "class_counts",
+        "image_size",
+        "mean",
+        "std",
+        "subset_sha256",
+        "images_sha256",
+        "skipped",
+        "notes",
+    ]
     assert set(described) == set(keys)
 
 
@@ -142,7 +170,8 @@ def test_where_images_lie_and_how_often_it_is_tested_is_not_another_recipe(tiny_
 
 
 @pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "device must be auto, cpu or cuda, got 'gpu'"), ("cuda", "device cuda was asked for")]
+    ("device", "message"),
+    [("gpu", "device must be auto, cpu or cuda, got 'gpu'"), ("cuda", "device cuda was asked for")],
 )
 def test_a_device_that_is_not_there_is_refused(device, message, tiny_recipe, tiny_data, tmp_path):
     if device == "cuda" and torch.cuda.is_available():
@@ -262,7 +291,15 @@ def test_evaluating_a_run_gives_the_figures_of_its_result_line(tiny_run):
     found, line = runs.evaluate_run(tiny_run), result_of(tiny_run)
     assert found["error"] == line["error_last"]
     shared = set(found) & set(line) - {"run"}
-    assert {"error_many", "error_medium", "error_few", "error_per_class", "balanced_error", "ece", "error_best"} <= shared
+    assert {
+        "error_many",
+        "error_medium",
+        "error_few",
+        "error_per_class",
+        "balanced_error",
+        "ece",
+        "error_best",
+    } <= shared
     assert {key: found[key] for key in shared} == {key: line[key] for key in shared}
 
 
@@ -301,7 +338,9 @@ def test_validation_images_that_there_are_not_are_an_error(tiny_run):
 
 def test_a_run_is_not_evaluated_on_other_images(copied):
     change_recipe(copied, data={"name": "digits", "imbalance_factor": 10, "largest": 30})
-    with pytest.raises(UserError, match="the images of digits differ from those .* was trained on; name their folder with --root"):
+    with pytest.raises(
+        UserError, match="the images of digits differ from those .* was trained on; name their folder with --root"
+    ):
         runs.evaluate_run(copied)
 
 

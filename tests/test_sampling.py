@@ -21,9 +21,7 @@ from safa.sampling import (
 )
 
 COUNTS = [120, 30, 9, 1]
-LABELS = np.random.RandomState(0).permutation(
-    np.repeat([7, 0, 3, 5], COUNTS)
-)  # class ids out of order, with gaps
+LABELS = np.random.RandomState(0).permutation(np.repeat([7, 0, 3, 5], COUNTS))  # class ids out of order, with gaps
 ALL = [InstanceBalanced, ClassBalanced, SquareRoot, EffectiveNumber, PairSampler]
 every_sampler = pytest.mark.parametrize("sampler", ALL)
 
@@ -98,11 +96,7 @@ def test_a_data_loader_takes_it(sampler):
 
 @every_sampler
 def test_labels_may_be_a_list_or_a_tensor(sampler):
-    assert (
-        list(sampler(LABELS.tolist(), 16))
-        == list(sampler(torch.tensor(LABELS), 16))
-        == list(sampler(LABELS, 16))
-    )
+    assert list(sampler(LABELS.tolist(), 16)) == list(sampler(torch.tensor(LABELS), 16)) == list(sampler(LABELS, 16))
 
 
 @every_sampler

@@ -163,7 +163,11 @@ def test_an_augmenter_gets_a_group_of_its_own_with_a_scaled_rate_and_no_momentum
 
 def test_an_augmenter_stays_while_its_recipe_does(trained):
     pairs = Named("pairs")
-    trainer = trained(Stage(1, augmenter=SAFA, sampler=pairs), Stage(1, augmenter=SAFA), Stage(1, augmenter=replace(SAFA, lr_scale=0.5)))
+    trainer = trained(
+        Stage(1, augmenter=SAFA, sampler=pairs),
+        Stage(1, augmenter=SAFA),
+        Stage(1, augmenter=replace(SAFA, lr_scale=0.5)),
+    )
     (_, _, first), (before, after, second), (_, rebuilt, third) = trainer.entered
     assert first is second
     assert third is not second
@@ -192,7 +196,10 @@ def make_augmenter(trainer: Trainer) -> nn.Module:
 
 
 def test_an_idle_augmenter_that_wakes_up_learns(trained):
-    trainer = trained(Stage(1, augmenter=SAFA, generate=False, sampler=Named("pairs")), Stage(1, augmenter=SAFA, sampler=Named("pairs")))
+    trainer = trained(
+        Stage(1, augmenter=SAFA, generate=False, sampler=Named("pairs")),
+        Stage(1, augmenter=SAFA, sampler=Named("pairs")),
+    )
     assert not equal(trainer.augmenter.state_dict(), make_augmenter(trainer).state_dict())
 
 
@@ -208,7 +215,11 @@ def test_the_rate_of_every_epoch_is_that_of_the_plan(trained):
 
 def one_step(trained, folder, **options) -> float:
     """Length of the update of one step at rate 1."""
-    plain = {"optimizer": Optimizer(momentum=0, weight_decay=0), "schedule": replace(CONSTANT, lr=1.0), "batch_size": 128}
+    plain = {
+        "optimizer": Optimizer(momentum=0, weight_decay=0),
+        "schedule": replace(CONSTANT, lr=1.0),
+        "batch_size": 128,
+    }
     trainer = trained(Stage(1), folder=folder, **plain, **options)
     start = dict(network(trainer.recipe, trainer.data.num_classes).named_parameters())
     moved = [(after - start[name]).detach().square().sum() for name, after in trainer.model.named_parameters()]
@@ -258,7 +269,10 @@ def refused(trainer: Trainer) -> str:
         (Stage(1, augmenter=Augmenter("saffa")), "no augmenter is called 'saffa'; did you mean 'safa'?"),
         (Stage(1, augmenter=Augmenter("safa", before="layer9")), "no module named 'layer9' in"),
         (Stage(1, augmenter=Augmenter("safa", before="layer2.0.conv1")), "not every path crosses it exactly once"),
-        (Stage(1, augmenter=Augmenter("safa", options={"start": "zero"})), "start must be one of identity, random, got 'zero'"),
+        (
+            Stage(1, augmenter=Augmenter("safa", options={"start": "zero"})),
+            "start must be one of identity, random, got 'zero'",
+        ),
         (Stage(1, augmenter=Augmenter("tests.test_train:NoModule")), "must be a torch.nn.Module"),
     ],
 )
@@ -278,7 +292,9 @@ def test_pairs_in_an_odd_batch_are_refused(make):
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_is_refused(tiny_data, tiny_recipe, tmp_path):
-    three = SimpleNamespace(device=torch.device("cpu"), num_processes=3, process_index=0, is_main_process=True, scaler=None)
+    three = SimpleNamespace(
+        device=torch.device("cpu"), num_processes=3, process_index=0, is_main_process=True, scaler=None
+    )
     message = refused(Trainer(tiny_recipe, tiny_data, tmp_path, three))
     assert message == "batch_size 16 cannot be split over 3 processes; make it a multiple"
 
@@ -288,7 +304,10 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_refused(tiny_data, t
     [
         (Model(Named("resnet33")), "no backbone is called 'resnet33'; did you mean 'resnet3"),
         (Model(Named("resnet8"), Named("cosin")), "no head is called 'cosin'; did you mean 'cosine'?"),
-        (Model(Named("resnet8"), Named("cosine", {"skale": 1})), "head 'cosine' has no option 'skale'; did you mean 'scale'?"),
+        (
+            Model(Named("resnet8"), Named("cosine", {"skale": 1})),
+            "head 'cosine' has no option 'skale'; did you mean 'scale'?",
+        ),
     ],
 )
 def test_a_mistake_in_the_model_is_found_at_once(model, message, make):
@@ -306,7 +325,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state
     with pytest.raises(UserError) as error:
         trainer.run()
     path = trainer.folder / CHECKPOINT
-    assert f"the loss term 'classification' is not finite in epoch 1, step 2; the last good state is in {path}" in str(error.value)
+    assert f"the loss term 'classification' is not finite in epoch 1, step 2; the last good state is in {path}" in str(
+        error.value
+    )
     state = checkpoint.load(path)
     assert (state["done"], state["step"]) == (1, 0)
     assert all(torch.isfinite(value).all() for value in state["model"].values())
@@ -359,7 +380,13 @@ def test_the_log_has_a_line_per_epoch_with_every_term_of_eq_1(trained):
     assert [(entry["epoch"], entry["stage"]) for entry in log] == [(0, 0), (1, 0), (2, 1)]
     assert [entry["test"] is None for entry in log] == [True, False, False]
     assert set(log[0]["terms"]) == {"classification"}
-    assert set(log[2]["terms"]) == {"classification", "reconstruction", "mode_seeking_tail", "mode_seeking_head", "contrastive"}
+    assert set(log[2]["terms"]) == {
+        "classification",
+        "reconstruction",
+        "mode_seeking_tail",
+        "mode_seeking_head",
+        "contrastive",
+    }
     assert all(entry["images_per_second"] > 0 and entry["seconds"] > 0 for entry in log)
 
 

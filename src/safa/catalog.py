@@ -28,7 +28,9 @@ CATALOG: dict[str, dict[str, Entry]] = {
         "logit_adjustment": Entry("safa.losses:LogitAdjustmentLoss", "Menon et al., Logit Adjustment, ICLR 2021"),
     },
     "weighting": {
-        "effective_number": Entry("safa.weighting:effective_number_weights", "Cui et al., Class-Balanced Loss, CVPR 2019"),
+        "effective_number": Entry(
+            "safa.weighting:effective_number_weights", "Cui et al., Class-Balanced Loss, CVPR 2019"
+        ),
         "inverse_frequency": Entry("safa.weighting:inverse_frequency_weights", "Huang et al., CVPR 2016"),
     },
     "sampler": {
@@ -44,9 +46,7 @@ CATALOG: dict[str, dict[str, Entry]] = {
         "delta_encoder": Entry(
             "safa.augmenters.delta_encoder:DeltaEncoder", "Schwartz et al., Delta-encoder, NeurIPS 2018"
         ),
-        "feature_transfer": Entry(
-            "safa.augmenters.feature_transfer:FeatureTransfer", "Yin et al., FTL, CVPR 2019"
-        ),
+        "feature_transfer": Entry("safa.augmenters.feature_transfer:FeatureTransfer", "Yin et al., FTL, CVPR 2019"),
         "hallucinator": Entry(
             "safa.augmenters.hallucinator:Hallucinator",
             "Wang et al., Low-Shot Learning from Imaginary Data, CVPR 2018",
@@ -69,7 +69,9 @@ CATALOG: dict[str, dict[str, Entry]] = {
     "augmentation": {
         "crop_flip": Entry("safa.data.batches:CropFlip", "He et al., CVPR 2016: pad 4, crop, mirror"),
         "shift": Entry("safa.data.batches:Shift", "pad and crop, without mirroring"),
-        "resized_crop": Entry("safa.data.batches:ResizedCrop", "Szegedy et al., CVPR 2015: random area and aspect, mirror"),
+        "resized_crop": Entry(
+            "safa.data.batches:ResizedCrop", "Szegedy et al., CVPR 2015: random area and aspect, mirror"
+        ),
         "none": Entry("safa.data.batches:Unchanged", "images as they are"),
     },
 }
@@ -102,7 +104,9 @@ def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> A
     for key in options:
         if key not in signature.parameters and not open_ended:
             choices = [p for p in signature.parameters if p not in context]
-            raise UserError(f"{kind} {name!r} has no option {key!r}{closest(key, choices)}; it takes {', '.join(choices) or 'none'}")
+            raise UserError(
+                f"{kind} {name!r} has no option {key!r}{closest(key, choices)}; it takes {', '.join(choices) or 'none'}"
+            )
     known = {key: value for key, value in context.items() if key in signature.parameters and key not in options}
     try:
         return target(**known, **options)
@@ -116,12 +120,17 @@ def resolve(kind: str, name: str) -> Any:
     """The class or function behind a name."""
     entries = CATALOG[kind]
     if name not in entries and ":" not in name:
-        raise UserError(f"no {kind} is called {name!r}{closest(name, entries)}; there are {', '.join(entries)}, or package.module:name of your own")
+        raise UserError(
+            f"no {kind} is called {name!r}{closest(name, entries)}; there are {', '.join(entries)}, "
+            "or package.module:name of your own"
+        )
     module, _, attribute = (entries[name].target if name in entries else name).partition(":")
     try:
         target = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise UserError(f"{kind} {name!r} cannot be imported: {error}; a module of your own must be installed or on PYTHONPATH") from error
+        raise UserError(
+            f"{kind} {name!r} cannot be imported: {error}; a module of your own must be installed or on PYTHONPATH"
+        ) from error
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for '' and '.relative'
         raise UserError(f"{kind} {name!r} cannot be imported: {error}") from error
     if not callable(target):

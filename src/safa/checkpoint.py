@@ -62,7 +62,9 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint at {path}") from error
     except Exception as error:  # torch raises many kinds for a broken file
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is no checkpoint of safa, or is damaged; delete it to train anew ({reason})") from error
+        raise UserError(
+            f"{path} is no checkpoint of safa, or is damaged; delete it to train anew ({reason})"
+        ) from error
     if not isinstance(state, dict):
         raise UserError(f"{path} is no checkpoint of safa: it holds a {type(state).__name__}; delete it to train anew")
     return dict(state)

@@ -75,15 +75,9 @@ def _version() -> str:
 
 
 def _recipe_options(p: ArgumentParser) -> None:
-    p.add_argument(
-        "--data", type=str | None, metavar="NAME|FOLDER|CSV", help="other images than the recipe names"
-    )
-    p.add_argument(
-        "--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)"
-    )
-    p.add_argument(
-        "--imbalance_factor", type=float | None, metavar="X", help="largest over smallest class, at least 1"
-    )
+    p.add_argument("--data", type=str | None, metavar="NAME|FOLDER|CSV", help="other images than the recipe names")
+    p.add_argument("--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
+    p.add_argument("--imbalance_factor", type=float | None, metavar="X", help="largest over smallest class, at least 1")
     p.add_argument(
         "--set", type=str, default=[], nargs="+", action="extend", metavar="KEY=VALUE",
         help="other values than the recipe's, e.g. stages.1.augmenter.start=random batch_size=64",
@@ -91,12 +85,8 @@ def _recipe_options(p: ArgumentParser) -> None:
 
 
 def _machine_options(p: ArgumentParser) -> None:
-    p.add_argument(
-        "--out", type=str, default="runs", metavar="DIR", help="folder for the runs (default: runs)"
-    )
-    p.add_argument(
-        "--results", type=str | None, metavar="FILE", help="append the result lines to this file, too"
-    )
+    p.add_argument("--out", type=str, default="runs", metavar="DIR", help="folder for the runs (default: runs)")
+    p.add_argument("--results", type=str | None, metavar="FILE", help="append the result lines to this file, too")
     p.add_argument("--cache", type=str | None, metavar="DIR", help="shared states (default: OUT/.cache)")
     p.add_argument("--device", type=str, default="auto", metavar="auto|cpu|cuda", help="where to train")
     p.add_argument("--threads", type=PositiveInt | None, metavar="N", help="CPU threads (default: all cores)")
@@ -132,9 +122,7 @@ def _compare(p: ArgumentParser) -> None:
 
 def _evaluate(p: ArgumentParser) -> None:
     p.add_argument("run", type=str, help="run folder")
-    p.add_argument(
-        "--split", type=str, default="test", metavar="test|validation", help="images to evaluate on"
-    )
+    p.add_argument("--split", type=str, default="test", metavar="test|validation", help="images to evaluate on")
     p.add_argument(
         "--root",
         type=str | None,
@@ -161,9 +149,7 @@ def _predict(p: ArgumentParser) -> None:
 
 def _export(p: ArgumentParser) -> None:
     p.add_argument("run", type=str, help="run folder")
-    p.add_argument(
-        "--format", type=str, default="safetensors", metavar="safetensors|onnx|pt2", help="file format"
-    )
+    p.add_argument("--format", type=str, default="safetensors", metavar="safetensors|onnx|pt2", help="file format")
     p.add_argument("--output", type=str | None, metavar="FILE", help="where to (default: RUN/model.FORMAT)")
 
 
@@ -185,15 +171,9 @@ def _report(p: ArgumentParser) -> None:
 
 def _data(p: ArgumentParser) -> None:
     p.add_argument("name", type=str, help="a data set, an image folder or a CSV file")
-    p.add_argument(
-        "--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)"
-    )
-    p.add_argument(
-        "--imbalance_factor", type=float | None, metavar="X", help="draw an exponential tail first"
-    )
-    p.add_argument(
-        "--profile", type=str | None, metavar="exponential|step|as_found", help="shape of the tail"
-    )
+    p.add_argument("--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
+    p.add_argument("--imbalance_factor", type=float | None, metavar="X", help="draw an exponential tail first")
+    p.add_argument("--profile", type=str | None, metavar="exponential|step|as_found", help="shape of the tail")
     p.add_argument("--png", type=str | None, metavar="FILE", help="draw the tail into this file")
     p.add_argument("--on_corrupt", type=Literal["stop", "skip"], default="stop", help="at an unreadable file")
 

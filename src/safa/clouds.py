@@ -76,9 +76,7 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows the augmenter makes of these images; network and augmenter stay in evaluation mode and unchanged."""
     plug = PlugIn(trainer.model, trainer.plug_before, trainer.augmenter).eval()
-    plug.training = trainer.augmenter.training = (
-        True  # of these two alone: they augment, while no batch norm moves
-    )
+    plug.training = trainer.augmenter.training = True  # of these two alone: they augment, while no batch norm moves
     torch.manual_seed(0)
     seen, handle = _watch(trainer.model)
     try:
@@ -87,11 +85,7 @@ def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor
         handle.remove()
     assert output.labels is not None
     generated, names = seen[0][len(images) :], output.labels[len(images) :]
-    keep = (
-        torch.cat([(names == c).nonzero().squeeze(1)[:PER_CLASS] for c in names.unique()])
-        if len(names)
-        else names
-    )
+    keep = torch.cat([(names == c).nonzero().squeeze(1)[:PER_CLASS] for c in names.unique()]) if len(names) else names
     return generated[keep], names[keep]
 
 

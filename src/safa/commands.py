@@ -30,9 +30,7 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     from safa.train import Stopped
 
     if (recipe is None) == (resume is None):
-        raise UserError(
-            "name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes"
-        )
+        raise UserError("name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes")
     if resume is not None:
         _refuse_changes(options, seed)
         job = job_of(Path(resume), options["root"])
@@ -105,9 +103,7 @@ def predict(
     deployed = network.load_run(Path(run))
     for note in deployed.notes:
         _warn(note)
-    found = predict.predict_paths(
-        deployed, [Path(path) for path in paths], top=top, on_corrupt=on_corrupt, say=_warn
-    )
+    found = predict.predict_paths(deployed, [Path(path) for path in paths], top=top, on_corrupt=on_corrupt, say=_warn)
     if output is None:
         writers[format](found, sys.stdout)
         return 0
@@ -125,18 +121,12 @@ def export(run: str, format: str, output: str | None) -> int:
     deployed = network.load_run(Path(run))
     for note in deployed.notes:
         _warn(note)
-    written = export.export(
-        deployed, format, Path(output) if output else (Path(run) / "model").with_suffix(suffix)
-    )
-    _say(
-        f"{written.path}: {written.size:,} bytes, largest difference to the original {written.largest_difference:.1e}"
-    )
+    written = export.export(deployed, format, Path(output) if output else (Path(run) / "model").with_suffix(suffix))
+    _say(f"{written.path}: {written.size:,} bytes, largest difference to the original {written.largest_difference:.1e}")
     return 0
 
 
-def report(
-    paths: list[str], output: str | None, baseline: str | None, markdown: bool, into: str | None
-) -> int:
+def report(paths: list[str], output: str | None, baseline: str | None, markdown: bool, into: str | None) -> int:
     """Tables of lines, a page of run folders, or the tables of a text file."""
     from safa.report import tables
     from safa.report.page import write_page
@@ -196,15 +186,11 @@ def list_names(kind: str | None) -> int:
     from safa import library
     from safa.catalog import CATALOG, DATASETS
 
-    known = {
-        group: {name: entry.source for name, entry in entries.items()} for group, entries in CATALOG.items()
-    }
+    known = {group: {name: entry.source for name, entry in entries.items()} for group, entries in CATALOG.items()}
     known["data"] = dict(DATASETS)
     known["recipe"] = {name: library.title(library.find(name)[1]) for name in library.names()}
     if kind is not None and kind not in known:
-        raise UserError(
-            f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}"
-        )
+        raise UserError(f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}")
     table = Table("kind", "name", "source", box=None)
     for group in [kind] if kind else known:
         for name, source in known[group].items():
@@ -356,8 +342,7 @@ def _fill(text: Path, paths: Any) -> None:
     from safa.report import readme, tables
 
     made = {
-        Path(path).stem: tables.to_markdown(tables.against_paper(tables.summarise(_lines([path]))))
-        for path in paths
+        Path(path).stem: tables.to_markdown(tables.against_paper(tables.summarise(_lines([path])))) for path in paths
     }
     try:
         former = text.read_text(encoding="utf-8")

@@ -44,13 +44,9 @@ class CosineHead(nn.Module):
     def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
         super().__init__()
         if min(in_features, num_classes) < 1:
-            raise UserError(
-                f"a head needs at least 1 feature and 1 class, got {in_features} and {num_classes}"
-            )
+            raise UserError(f"a head needs at least 1 feature and 1 class, got {in_features} and {num_classes}")
         if not scale > 0:
-            raise UserError(
-                f"scale multiplies cosines, so it must be positive, got {scale}; LDAM-DRW uses 30"
-            )
+            raise UserError(f"scale multiplies cosines, so it must be positive, got {scale}; LDAM-DRW uses 30")
         self.in_features = in_features
         self.num_classes = num_classes
         self.scale = scale

@@ -31,7 +31,9 @@ def find(name: str) -> tuple[str, Path]:
         if path.is_file():
             return path.stem, path
         raise UserError(f"there is no recipe file {name}")
-    raise UserError(f"no recipe is called {name!r}{closest(name, names())}; 'safa list recipe' shows them, or name a YAML file")
+    raise UserError(
+        f"no recipe is called {name!r}{closest(name, names())}; 'safa list recipe' shows them, or name a YAML file"
+    )
 
 
 def title(path: Path) -> str:

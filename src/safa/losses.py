@@ -125,9 +125,7 @@ class CrossEntropyLoss(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return _weighted_cross_entropy(
-            _lifted(logits), labels, self.weight, label_smoothing=self.label_smoothing
-        )
+        return _weighted_cross_entropy(_lifted(logits), labels, self.weight, label_smoothing=self.label_smoothing)
 
     def extra_repr(self) -> str:
         return f"label_smoothing={self.label_smoothing}, {_weighted(self.weight)}"

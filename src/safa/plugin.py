@@ -40,9 +40,7 @@ class PlugIn(nn.Module):
             Attach first, then ``torch.compile(plug)``; the augmenter itself runs uncompiled.
     """
 
-    def __init__(
-        self, model: nn.Module, before: str | None = None, augmenter: Augmenter | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, before: str | None = None, augmenter: Augmenter | None = None) -> None:
         super().__init__()
         if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
             raise UserError(
@@ -90,9 +88,7 @@ class PlugIn(nn.Module):
 
         def augment(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             if seen:
-                raise UserError(
-                    f"{self.before!r} is reached twice in one forward pass; name a layer that is used once"
-                )
+                raise UserError(f"{self.before!r} is reached twice in one forward pass; name a layer that is used once")
             if not inputs or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(labels):
                 raise UserError(
                     f"the first input of {self.before!r} is not one row per image and cannot be augmented; "
@@ -177,14 +173,11 @@ def _known_layer(model: nn.Module, before: str | None) -> str:
     top = [name for name, _ in model.named_children()]
     if before is None:
         raise UserError(
-            f"{type(model).__name__} names no default layer; pass before=…, "
-            f"one of {top} or a layer inside them"
+            f"{type(model).__name__} names no default layer; pass before=…, one of {top} or a layer inside them"
         )
     if not before or before not in names:
         hint = closest(before, names)
-        raise UserError(
-            f"no module named {before!r} in {type(model).__name__}{hint}; its top-level modules are {top}"
-        )
+        raise UserError(f"no module named {before!r} in {type(model).__name__}{hint}; its top-level modules are {top}")
     return before
 
 

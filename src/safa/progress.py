@@ -25,7 +25,12 @@ class Progress:
     def __init__(self, shown: bool | None = None) -> None:
         console = Console(stderr=True)
         self.shown = console.is_terminal if shown is None else shown
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
         self.bars = Bars(*columns, console=console, disable=not self.shown, transient=True)
         self.error, self.steps = "", 1
 
@@ -33,7 +38,9 @@ class Progress:
         self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bars.stop()
 
     def start(self, name: str, epochs: int, done: int) -> None:
@@ -65,4 +72,8 @@ class Progress:
             self.error = f" · test error {entry['test']['error']:.1f} %"
         if self.shown:
             speed = f"{entry['images_per_second']:.0f} img/s" if entry["images_per_second"] else ""
-            self.bars.update(self.task, completed=entry["epoch"] + 1, note=f"epoch {entry['epoch'] + 1}/{self.epochs} {speed}{self.error}")
+            self.bars.update(
+                self.task,
+                completed=entry["epoch"] + 1,
+                note=f"epoch {entry['epoch'] + 1}/{self.epochs} {speed}{self.error}",
+            )

@@ -310,7 +310,9 @@ def _read(kind: Any, plain: Any, where: str) -> Any:
         return _read(next(a for a in arguments if a is not type(None)), plain, where)
     if origin is Literal:
         if plain not in arguments:
-            raise UserError(f"{where} must be one of {', '.join(map(str, arguments))}, got {plain!r}{closest(plain, arguments)}")
+            raise UserError(
+                f"{where} must be one of {', '.join(map(str, arguments))}, got {plain!r}{closest(plain, arguments)}"
+            )
         return plain
     if origin is tuple:
         if not isinstance(plain, (list, tuple)):
@@ -374,7 +376,9 @@ def _check(recipe: Recipe, where: str) -> None:
     if recipe.clip is not None and not recipe.clip > 0:
         raise UserError(f"{where}.clip is the largest norm of the gradient, above 0, got {recipe.clip:g}")
     if recipe.batch_size < 2:
-        raise UserError(f"{where}.batch_size must be at least 2, since batch norm needs two images, got {recipe.batch_size}")
+        raise UserError(
+            f"{where}.batch_size must be at least 2, since batch norm needs two images, got {recipe.batch_size}"
+        )
     _check_data(recipe.data, where)
 
 
@@ -402,6 +406,8 @@ def _check_data(data: Data, where: str) -> None:
     if not 0 <= data.validation < 1:
         raise UserError(f"{where}.data.validation is a fraction in [0, 1), got {data.validation:g}")
     if not 0 < data.head_ratio < 1:
-        raise UserError(f"{where}.data.head_ratio is the share of classes that are head, in (0, 1), got {data.head_ratio:g}")
+        raise UserError(
+            f"{where}.data.head_ratio is the share of classes that are head, in (0, 1), got {data.head_ratio:g}"
+        )
     if data.image_size is not None and data.image_size < 1:
         raise UserError(f"{where}.data.image_size is a number of pixels, got {data.image_size}")

@@ -145,8 +145,8 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
         root: where the data set lies now; where it lay in training when empty.
 
     Returns:
-        ``error, error_many, error_medium, error_few, balanced_error, ece`` in per cent of the images, ``error_per_class``,
-        ``class_names``, ``class_counts``, ``epochs`` trained, and the logged ``error_best`` with its epoch.
+        ``error, error_many, error_medium, error_few, balanced_error, ece`` in per cent of the images,
+        ``error_per_class``, ``class_names``, ``class_counts``, ``epochs`` trained, and the logged ``error_best`` with its epoch.
 
     Raises:
         UserError: if the folder is no run, the split is empty, or the images are not those of the run.
@@ -155,7 +155,9 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     described = json.loads((folder / "data.json").read_text())
     data = load(job.recipe.data)
     if data.subset.sha256 != described["subset_sha256"] or data.source.fingerprint != described["images_sha256"]:
-        raise UserError(f"the images of {data.source.name} differ from those {folder} was trained on; name their folder with --root")
+        raise UserError(
+            f"the images of {data.source.name} differ from those {folder} was trained on; name their folder with --root"
+        )
     if split == "validation" and data.validation is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
     state = checkpoint.load(folder / CHECKPOINT)
@@ -314,7 +316,9 @@ def commit() -> str | None:
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")

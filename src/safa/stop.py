@@ -31,7 +31,9 @@ class StopRequest:
                 self._former[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._give_back()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

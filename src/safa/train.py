@@ -77,7 +77,7 @@ class Trainer:
         stage_ends = {a.key for a, b in zip(self.plan, self.plan[1:], strict=False) if a.stage_index != b.stage_index}
         self.save_at = stage_ends | set(save_at)
         self.normalise = Normalise(data.source.mean, data.source.std, self.device)
-        self.model = network(recipe, data.num_classes).to(self.device).to(memory_format=torch.channels_last)
+        self.model = _placed(network(recipe, data.num_classes), self.device)
         self.augmenter: Any = None
         self.optimizer_state: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
@@ -213,8 +213,10 @@ class Trainer:
                 head_ratio=self.data.spec.head_ratio,
             )
         if not isinstance(augmenter, nn.Module):
-            raise UserError(f"augmenter {spec.name!r} must be a torch.nn.Module, which has a state to save; it is {augmenter!r}")
-        return augmenter.to(self.device).to(memory_format=torch.channels_last)
+            raise UserError(
+                f"augmenter {spec.name!r} must be a torch.nn.Module, which has a state to save; it is {augmenter!r}"
+            )
+        return _placed(augmenter, self.device)
 
     def _channels_before(self, before: str) -> int:
         """Channels of what enters the layer; its name is checked by the plug-in, which explains itself better."""
@@ -231,14 +233,16 @@ class Trainer:
         if stage.weighting is not None:
             weight = build("weighting", stage.weighting.name, stage.weighting.options, class_counts=counts)
         loss: nn.Module = build("loss", stage.loss.name, stage.loss.options, class_counts=counts, weight=weight)
-        if weight is not None and getattr(loss, "weight", None) is None:
+        if stage.weighting is not None and getattr(loss, "weight", None) is None:
             raise UserError(
-                f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do nothing; "
-                "leave it out, or give the loss a parameter and an attribute 'weight'"
+                f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do "
+                "nothing; leave it out, or give the loss a parameter and an attribute 'weight'"
             )
         scale, head_scale = getattr(loss, "scale", None), getattr(_head_of(self.model), "scale", None)
         if scale is not None and head_scale is not None and float(scale) != float(head_scale):
-            raise UserError(f"loss {stage.loss.name!r} has scale {scale} but the cosine head has {head_scale}; make them equal")
+            raise UserError(
+                f"loss {stage.loss.name!r} has scale {scale} but the cosine head has {head_scale}; make them equal"
+            )
         return loss
 
     def _training_batches(self, stage: recipes.Stage) -> Batches:
@@ -248,7 +252,9 @@ class Trainer:
     def _sampler(self, stage: recipes.Stage) -> Any:
         world = self.accelerator.num_processes
         if self.recipe.batch_size % world:
-            raise UserError(f"batch_size {self.recipe.batch_size} cannot be split over {world} processes; make it a multiple")
+            raise UserError(
+                f"batch_size {self.recipe.batch_size} cannot be split over {world} processes; make it a multiple"
+            )
         return build(
             "sampler",
             stage.sampler.name,
@@ -275,10 +281,10 @@ class Trainer:
 
     def _optimizer(self, epoch: Epoch, plug: PlugIn, restart: bool) -> torch.optim.Optimizer:
         settings = optimizer_of(self.recipe, epoch.stage_index)
-        groups = [{"params": list(plug.model.parameters()), "lr_scale": 1.0}]
-        if isinstance(plug.augmenter, nn.Module):
+        groups: list[dict[str, Any]] = [{"params": list(plug.model.parameters()), "lr_scale": 1.0}]
+        if self.augmenter is not None:
             scale = epoch.stage.augmenter.lr_scale if epoch.stage.augmenter else 1.0
-            groups.append({"params": list(plug.augmenter.parameters()), "lr_scale": scale})
+            groups.append({"params": list(self.augmenter.parameters()), "lr_scale": scale})
         optimizer = torch.optim.SGD(
             groups,
             lr=epoch.lr,
@@ -291,7 +297,9 @@ class Trainer:
             carried = self.optimizer.state_dict()
         self.optimizer_state = None
         if carried is not None and not restart:
-            optimizer.load_state_dict({"state": carried["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict(
+                {"state": carried["state"], "param_groups": optimizer.state_dict()["param_groups"]}
+            )
         return optimizer
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -450,6 +458,12 @@ def network(recipe: recipes.Recipe, num_classes: int) -> nn.Module:
             "backbone", spec.backbone.name, spec.backbone.options, num_classes=num_classes, head=head
         )
     return model
+
+
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    """On the device, channels-last: what convolutions on CPU and tensor cores want."""
+    placed: nn.Module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
 
 
 class Sums:

@@ -27,9 +27,7 @@ def counts_tensor(class_counts: ClassCounts) -> Tensor:
     if counts.ndim != 1 or counts.numel() == 0:
         raise UserError(f"class_counts needs one integer per class, got shape {tuple(counts.shape)}")
     if counts.dtype == torch.bool or counts.is_floating_point() or counts.is_complex():
-        raise UserError(
-            f"class_counts must be integers, got {counts.dtype}; pass numbers of images, not shares"
-        )
+        raise UserError(f"class_counts must be integers, got {counts.dtype}; pass numbers of images, not shares")
     empty = torch.nonzero(counts < 1).flatten().tolist()
     if empty:
         raise UserError(

@@ -76,9 +76,7 @@ def decoded(module: DeltaEncoder, sample: Tensor, reference: Tensor, at: Tensor)
 
 def error(rebuilt: Tensor, target: Tensor) -> float:
     """The weighted L1 of one row."""
-    differences = [
-        abs(a - b) for a, b in zip(rebuilt.flatten().tolist(), target.flatten().tolist(), strict=True)
-    ]
+    differences = [abs(a - b) for a, b in zip(rebuilt.flatten().tolist(), target.flatten().tolist(), strict=True)]
     squares = sum(d**2 for d in differences)
     return sum(d**2 / squares * d for d in differences)
 
@@ -92,9 +90,7 @@ def test_rows_and_loss_follow_the_formulae_written_out(start):
     out, (pairs, tails) = run(module, features), drawn()
     errors = [error(decoded(module, features[i], features[j], features[j]), features[i]) for i, j in pairs]
     assert out.terms["reconstruction"].item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)  # epsilon
-    rows = [
-        decoded(module, features[i], features[j], features[t]) for (i, j), t in zip(pairs, tails, strict=True)
-    ]
+    rows = [decoded(module, features[i], features[j], features[t]) for (i, j), t in zip(pairs, tails, strict=True)]
     torch.testing.assert_close(out.features[8:], torch.stack(rows).detach())
     assert out.labels.tolist() == LABELS + [LABELS[t] for t in tails]
 
@@ -303,7 +299,5 @@ def test_settings_out_of_range_are_refused(options, said):
 
 
 def test_features_of_another_shape_are_refused_with_the_way_out():
-    with pytest.raises(
-        UserError, match="DeltaEncoder was built for 3 channels but receives 5; pass channels=5"
-    ):
+    with pytest.raises(UserError, match="DeltaEncoder was built for 3 channels but receives 5; pass channels=5"):
         run(augmenter(), torch.rand(8, 5, 2, 2))

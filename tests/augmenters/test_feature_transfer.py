@@ -32,9 +32,7 @@ def augmenter(channels: int = 3, **options) -> FeatureTransfer:
     return FeatureTransfer(channels, COUNTS, **{"head_ratio": 0.4, **options}).double()
 
 
-def maps(
-    labels: list[int] = LABELS, channels: int = 3, seed: int = 1, size: tuple[int, int] = (2, 3)
-) -> Tensor:
+def maps(labels: list[int] = LABELS, channels: int = 3, seed: int = 1, size: tuple[int, int] = (2, 3)) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((len(labels), channels, *size), generator=generator, dtype=torch.float64).clamp(min=0)
 
@@ -50,9 +48,7 @@ def statistics(batches, momentum: float, covariance_momentum: float, head=(1, 3)
     covariance = np.zeros((batches[0][0].shape[1],) * 2)
     for features, labels in batches:
         for y in set(labels):
-            members = [
-                features[row].mean(dim=(1, 2)).numpy() for row, other in enumerate(labels) if other == y
-            ]
+            members = [features[row].mean(dim=(1, 2)).numpy() for row, other in enumerate(labels) if other == y]
             mean = sum(members) / len(members)
             means[y] = momentum * means[y] + (1 - momentum) * mean if y in means else mean
         total, vectors = np.zeros_like(covariance), 0
@@ -102,9 +98,7 @@ def test_means_covariance_and_rows_follow_the_formulae_written_out():
 
 @pytest.mark.parametrize(("energy", "rank"), [(1.0, 3), (0.95, 2), (0.8, 1), (0.01, 1)])
 def test_the_projection_keeps_the_fewest_directions_that_hold_the_energy(energy, rank):
-    turn = torch.linalg.qr(
-        torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    )[0]
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
     covariance = turn @ torch.diag(torch.tensor([0.05, 0.85, 0.10], dtype=torch.float64)) @ turn.T
     projection = leading_projection(covariance, energy)
     np.testing.assert_allclose(projection, principal(covariance.numpy(), energy), atol=1e-12)
@@ -313,7 +307,5 @@ def test_settings_out_of_range_are_refused(options, said):
 
 
 def test_features_of_another_shape_are_refused_with_the_way_out():
-    with pytest.raises(
-        UserError, match="FeatureTransfer was built for 3 channels but receives 5; pass channels=5"
-    ):
+    with pytest.raises(UserError, match="FeatureTransfer was built for 3 channels but receives 5; pass channels=5"):
         run(augmenter(), torch.rand(8, 5, 2, 2))

@@ -125,9 +125,7 @@ def test_parameters_start_as_released():
 def test_reading_released_groups_memory_and_compares_elements(labels):
     rsg, features = trained(released=True), maps(labels)
     active = literal.Active(weights(rsg), features, labels, HEAD)
-    assert run(rsg, features, labels).terms["mv"].item() == pytest.approx(
-        active.maximized_vector(released=True)
-    )
+    assert run(rsg, features, labels).terms["mv"].item() == pytest.approx(active.maximized_vector(released=True))
     assert active.maximized_vector(released=True) != pytest.approx(active.maximized_vector())
 
 
@@ -161,9 +159,7 @@ def test_reading_pairs_of_q_are_not_those_of_a_pair_sampler():
     rsg.pair_classifier.register_forward_hook(lambda _, given, made: shown.append(given[0]))
     features = maps(labels)
     run(rsg, features, labels)
-    halves = [
-        (half[:, None] == features[None]).flatten(2).all(2).int().argmax(1) for half in shown[0].chunk(2, 1)
-    ]
+    halves = [(half[:, None] == features[None]).flatten(2).all(2).int().argmax(1) for half in shown[0].chunk(2, 1)]
     classes = [torch.tensor(labels)[rows] for rows in halves]
     assert sorted(torch.cat(halves).tolist()) == list(range(10))
     assert (classes[0] != classes[1]).any()

@@ -47,9 +47,7 @@ def trained(**options) -> SAFA:
     return safa
 
 
-def maps(
-    labels: list[int] = LABELS, channels: int = 3, seed: int = 1, size: tuple[int, int] = (2, 3)
-) -> Tensor:
+def maps(labels: list[int] = LABELS, channels: int = 3, seed: int = 1, size: tuple[int, int] = (2, 3)) -> Tensor:
     """Post-ReLU features, as they enter a stage of a ResNet."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(labels), channels, *size)
@@ -71,9 +69,7 @@ def weights(module: nn.Module) -> literal.Block:
     return {name: tensor.detach() for name, tensor in module.state_dict().items()}
 
 
-def explanation(
-    safa: SAFA, features: Tensor, augmented: Augmented, labels: list[int] = LABELS
-) -> literal.Step:
+def explanation(safa: SAFA, features: Tensor, augmented: Augmented, labels: list[int] = LABELS) -> literal.Step:
     """The one pairing of the batch by which the equations give just these generated rows."""
     maps_ = as_maps(features, safa.layout)
     generated = as_maps(augmented.features[len(labels) :], safa.layout)
@@ -231,9 +227,7 @@ def test_reading_lambda_3_is_1e_2_and_can_be_the_printed_1e2():
 def test_reading_can_be_given_whole_or_changed_by_single_choices():
     mine = Reading(contrastive=0.0, start="random")
     assert augmenter(reading=mine).reading == mine
-    assert augmenter(reading="paper", start="identity").reading == Reading(
-        reconstruction=100.0, pairs="random"
-    )
+    assert augmenter(reading="paper", start="identity").reading == Reading(reconstruction=100.0, pairs="random")
 
 
 def test_reading_identity_start_adds_the_raw_head_delta_above_the_floor():
@@ -256,8 +250,7 @@ def test_reading_random_start_follows_the_equations_without_residuals():
 def test_reading_random_start_leaves_no_module_silent():
     safa = augmenter(start="random")
     assert all(
-        module[-1].weight.abs().sum() > 0
-        for module in (safa.delta_extractor, safa.delta_adapter, safa.generator)
+        module[-1].weight.abs().sum() > 0 for module in (safa.delta_extractor, safa.delta_adapter, safa.generator)
     )
     silent = augmenter()
     assert all(p.abs().sum() == 0 for p in silent.generator[-1].parameters())
@@ -343,9 +336,7 @@ def test_reading_pairs_of_q_are_half_same_class_and_can_be_random_as_printed():
         out, pairs, _, _ = seen_by_q(trained(pairs=choice), maps(labels), labels)
         assert len(pairs) == len(out.labels) // 2
         if choice == "random":
-            assert len({row for pair in pairs for row in pair}) == 2 * len(
-                pairs
-            )  # a row is in one pair at most
+            assert len({row for pair in pairs for row in pair}) == 2 * len(pairs)  # a row is in one pair at most
         else:
             same = sum(bool(out.labels[i] == out.labels[j]) for i, j in pairs)
             assert same >= len(pairs) // 2

@@ -148,9 +148,7 @@ def test_reading_ratio_per_pair_and_batch_differ_where_pairs_differ():
     four = maps(4)
     assert terms.mode_seeking(*four).item() != pytest.approx(terms.mode_seeking_over_batch(*four).item())
     one = [each[:1] for each in four]
-    assert terms.mode_seeking(*one).item() == pytest.approx(
-        terms.mode_seeking_over_batch(*one).item(), rel=1e-4
-    )
+    assert terms.mode_seeking(*one).item() == pytest.approx(terms.mode_seeking_over_batch(*one).item(), rel=1e-4)
 
 
 # --- what holds for all ------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def batches(split: Split, *, augmentation=None, seed: int = 3, rank: int = 0, workers: int = 0, sampler=None) -> Batches:
+def batches(
+    split: Split, *, augmentation=None, seed: int = 3, rank: int = 0, workers: int = 0, sampler=None
+) -> Batches:
     return Batches(
         split,
         sampler or InstanceBalanced(split.labels, 4, seed=seed),

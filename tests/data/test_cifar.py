@@ -150,9 +150,7 @@ def test_a_corrupt_image_inside_parquet_is_named_by_its_row(tmp_path):
 
 def test_an_image_of_another_size_is_refused(tmp_path):
     for split in ("train", "test"):
-        write_parquet(
-            tmp_path / f"{split}.parquet", np.zeros((10, 3, 28, 32), np.uint8), np.arange(10), "label"
-        )
+        write_parquet(tmp_path / f"{split}.parquet", np.zeros((10, 3, 28, 32), np.uint8), np.arange(10), "label")
     with pytest.raises(UserError, match="it is 32×28, not 32×32"):
         load_source("cifar10", root=str(tmp_path))
 
@@ -168,9 +166,7 @@ def test_an_image_of_another_size_is_refused(tmp_path):
 )
 def test_another_data_set_in_the_folder_is_noticed(tmp_path, name, column, labels, message):
     for split in ("train", "test"):
-        write_parquet(
-            tmp_path / f"{split}.parquet", np.zeros((len(labels), 3, 32, 32), np.uint8), labels, column
-        )
+        write_parquet(tmp_path / f"{split}.parquet", np.zeros((len(labels), 3, 32, 32), np.uint8), labels, column)
     with pytest.raises(UserError, match=message):
         load_source(name, root=str(tmp_path))
 
@@ -213,9 +209,7 @@ def test_without_a_folder_and_a_network_the_ways_out_are_named(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     hub(monkeypatch, offline)
-    with pytest.raises(
-        UserError, match=r"cannot download uoft-cs/cifar100: ConnectionError: no route; name a folder"
-    ):
+    with pytest.raises(UserError, match=r"cannot download uoft-cs/cifar100: ConnectionError: no route; name a folder"):
         load_source("cifar100")
 
 

@@ -112,7 +112,9 @@ def test_what_decides_the_weights_is_among_the_facts(change, changed):
     assert {key for key in before | after if before.get(key) != after.get(key)} == changed
 
 
-@pytest.mark.parametrize("change", [{"root": "elsewhere"}, {"many_above": 20}, {"few_below": 5}, {"augmentation": Named("shift")}])
+@pytest.mark.parametrize(
+    "change", [{"root": "elsewhere"}, {"many_above": 20}, {"few_below": 5}, {"augmentation": Named("shift")}]
+)
 def test_what_does_not_decide_the_weights_is_not(change):
     assert facts(**change) == facts()
 

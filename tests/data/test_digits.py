@@ -34,10 +34,7 @@ def test_both_splits_together_are_the_digits_scaled_to_bytes():
 
 
 def test_the_test_split_is_frozen():
-    assert (
-        load_source("digits").fingerprint
-        == "024d4528d985768f686625f81821c2a8a26a61f8d29e00f5965ada36de2747eb"
-    )
+    assert load_source("digits").fingerprint == "024d4528d985768f686625f81821c2a8a26a61f8d29e00f5965ada36de2747eb"
 
 
 def test_digits_are_shifted_never_mirrored():

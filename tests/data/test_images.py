@@ -40,9 +40,7 @@ def test_one_bit_is_black_and_white(tmp_path):
     assert colours(save(Image.new("1", (1, 1), 1), tmp_path / "a.png")) == [[255, 255, 255]]
 
 
-@pytest.mark.parametrize(
-    ("mode", "clear", "half"), [("RGBA", (9, 9, 9, 0), (0, 0, 200, 51)), ("LA", (9, 0), (0, 51))]
-)
+@pytest.mark.parametrize(("mode", "clear", "half"), [("RGBA", (9, 9, 9, 0), (0, 0, 200, 51)), ("LA", (9, 0), (0, 51))])
 def test_transparency_is_laid_over_white(tmp_path, mode, clear, half):
     image = Image.new(mode, (2, 1), clear)
     image.putpixel((1, 0), half)
@@ -153,9 +151,7 @@ def test_cropping_while_resizing_matches_resizing_then_cropping(tmp_path):
 
 def test_an_image_of_the_wanted_size_is_left_alone(tmp_path):
     pixels = np.random.RandomState(0).randint(0, 256, (28, 28, 3), dtype=np.uint8)
-    assert np.array_equal(
-        decode(save(Image.fromarray(pixels), tmp_path / "a.png"), 28), pixels.transpose(2, 0, 1)
-    )
+    assert np.array_equal(decode(save(Image.fromarray(pixels), tmp_path / "a.png"), 28), pixels.transpose(2, 0, 1))
 
 
 def test_a_large_jpeg_decoded_at_reduced_size_looks_the_same(tmp_path):

@@ -203,9 +203,7 @@ def test_a_tampered_subset_is_refused():
         Subset.from_json(json.dumps(content))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"train": "x", "validation": [], "class_counts": [], "sha256": ""}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"train": "x", "validation": [], "class_counts": [], "sha256": ""}'])
 def test_text_that_is_no_subset_is_refused(text):
     with pytest.raises(UserError, match="not a stored subset"):
         Subset.from_json(text)

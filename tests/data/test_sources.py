@@ -7,9 +7,7 @@ from safa.errors import UserError
 
 
 def test_a_misspelt_name_gets_the_closest_one_and_all_ways_out():
-    with pytest.raises(
-        UserError, match=r"no data set named 'cifar-100' .*did you mean 'cifar100'\?; there are digits"
-    ):
+    with pytest.raises(UserError, match=r"no data set named 'cifar-100' .*did you mean 'cifar100'\?; there are digits"):
         load_source("cifar-100")
 
 

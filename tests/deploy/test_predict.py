@@ -139,9 +139,7 @@ def test_corrupt_files_stop_by_name(deployed, damaged):
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_corrupt_files_are_skipped_by_name_and_counted(deployed, damaged, batch_size):
     said: list[str] = []
-    predictions = predict_paths(
-        deployed, [damaged], batch_size=batch_size, on_corrupt="skip", say=said.append
-    )
+    predictions = predict_paths(deployed, [damaged], batch_size=batch_size, on_corrupt="skip", say=said.append)
     assert [Path(p.path).name for p in predictions] == ["a.png", "d.png"]
     assert said == [
         f"cannot read {damaged / 'b.png'} as an image: the file is empty; skipped",

@@ -51,9 +51,7 @@ def ldam_from_cosines(
     return cross_entropy(logits, labels, weight)
 
 
-def balanced_softmax(
-    logits: list[list[float]], labels: list[int], counts: list[int], weight: list[float]
-) -> float:
+def balanced_softmax(logits: list[list[float]], labels: list[int], counts: list[int], weight: list[float]) -> float:
     """Ren et al. 2020: p_y = n_y exp(z_y) / sum_j n_j exp(z_j)."""
     losses = []
     for row, y in zip(logits, labels, strict=True):
@@ -68,8 +66,6 @@ def logit_adjustment(
     """Menon et al. 2021 in pairwise form: log(1 + sum_{j != y} (pi_j / pi_y)^tau exp(z_j - z_y))."""
     losses = []
     for row, y in zip(logits, labels, strict=True):
-        others = [
-            (counts[j] / counts[y]) ** tau * exp(value - row[y]) for j, value in enumerate(row) if j != y
-        ]
+        others = [(counts[j] / counts[y]) ** tau * exp(value - row[y]) for j, value in enumerate(row) if j != y]
         losses.append(log(1 + sum(others)))
     return weighted_mean(losses, [weight[y] for y in labels])

@@ -65,9 +65,7 @@ def center_estimation(weights: Weights, maps: Tensor, labels: list[int], pairs: 
     total /= len(labels)
     losses = []
     for i, j in pairs:
-        losses.append(
-            cross_entropy(same_class_logits(weights, maps[i], maps[j]), int(labels[i] == labels[j]))
-        )
+        losses.append(cross_entropy(same_class_logits(weights, maps[i], maps[j]), int(labels[i] == labels[j])))
     return total + (sum(losses) / len(losses) if losses else 0.0)
 
 

@@ -63,9 +63,7 @@ def distance(a: list[float], b: list[float]) -> float:
     return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
-def mode_seeking(
-    input_a: Rows, input_b: Rows, output_a: Rows, output_b: Rows, ratio: str = "per_pair"
-) -> float:
+def mode_seeking(input_a: Rows, input_b: Rows, output_a: Rows, output_b: Rows, ratio: str = "per_pair") -> float:
     """Eq. 7 inverted, so that it is minimised; "batch" is the scalar of Mao et al.'s released code."""
     inputs, outputs, total = 0.0, 0.0, 0.0
     for a, b, c, d in zip(input_a, input_b, output_a, output_b, strict=True):
@@ -186,9 +184,7 @@ def pairings(labels: list[int], head: set[int]) -> Iterator[tuple[Pairs, Pairs]]
     by_class = {c: [row for row, y in enumerate(labels) if y == c] for c in sorted(set(labels))}
     assert all(len(members) <= 2 for members in by_class.values())
     head_pairs = [members for c, members in by_class.items() if c in head and len(members) == 2]
-    tail_pairs = [
-        members if len(members) == 2 else 2 * members for c, members in by_class.items() if c not in head
-    ]
+    tail_pairs = [members if len(members) == 2 else 2 * members for c, members in by_class.items() if c not in head]
     for heads in product(*([(a, b), (b, a)] for a, b in head_pairs)):
         for chosen in permutations(tail_pairs, len(heads)):
             for tails in product(*({(a, b), (b, a)} for a, b in chosen)):

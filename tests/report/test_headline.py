@@ -97,9 +97,7 @@ def test_a_named_baseline_is_used():
 
 
 def test_runs_that_do_not_belong_together_are_refused():
-    with pytest.raises(
-        UserError, match=r"imbalance_factor differs: 20 in CE-0, 50 in LDAM-0; write one page"
-    ):
+    with pytest.raises(UserError, match=r"imbalance_factor differs: 20 in CE-0, 50 in LDAM-0; write one page"):
         compare([run("CE"), run("LDAM", imbalance_factor=50)])
     with pytest.raises(UserError, match="seed 0 of CE comes twice, in CE-0 and CE-0"):
         compare([run("CE"), run("CE")])

@@ -222,9 +222,7 @@ def test_an_epoch_logged_twice_after_a_resume_counts_once(tmp_path):
 
 
 def test_the_embedding_shows_head_and_tail_classes_of_each_kind(tmp_path):
-    run = read_run(
-        write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS | {"names": list("abcdefghijklmnop")})
-    )
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS | {"names": list("abcdefghijklmnop")}))
     heads, tails = embedding.shown_classes(compare([run]))
     assert heads == [0, 1, 2]
     assert tails == [15, 14]

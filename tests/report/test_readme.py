@@ -42,9 +42,7 @@ def test_a_table_without_marker_is_an_error():
         readme.update(TEXT, {"imagenet": "x"})
 
 
-@pytest.mark.parametrize(
-    "text", [TEXT.replace("<!-- /safa:table -->", "", 1), "<!-- safa:table digits -->\n"]
-)
+@pytest.mark.parametrize("text", [TEXT.replace("<!-- /safa:table -->", "", 1), "<!-- safa:table digits -->\n"])
 def test_a_marker_that_is_not_closed_is_an_error(text):
     with pytest.raises(UserError, match="digits --> is not closed"):
         readme.update(text, {"digits": "x"})

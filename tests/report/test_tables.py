@@ -165,9 +165,7 @@ def test_no_figure_is_cut_in_a_terminal_of_80_columns():
 
 def test_against_the_paper_shows_figure_and_difference():
     line = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "method": "LDAM-DRW"}
-    rows = tables.summarise(
-        [*results("CE", [0], **line), *results("CE-SAFA", [0], **line | {"method": "Mine"})]
-    )
+    rows = tables.summarise([*results("CE", [0], **line), *results("CE-SAFA", [0], **line | {"method": "Mine"})])
     ours, mine = tables.against_paper(rows)
     assert ours.paper == 57.11
     assert ours.gap_to_paper == pytest.approx(61.0 - 57.11)

@@ -53,9 +53,7 @@ def as_maps(augmenter: nn.Module, features: Tensor, layout: Layout, channels: in
         )
     found = features.shape[1] if layout == "map" else features.shape[-1]
     if found != channels:
-        raise UserError(
-            f"{name} was built for {channels} channels but receives {found}; pass channels={found}"
-        )
+        raise UserError(f"{name} was built for {channels} channels but receives {found}; pass channels={found}")
     if layout == "tokens":
         return features.transpose(1, 2).unsqueeze(-1)
     return features[:, :, None, None] if layout == "vector" else features

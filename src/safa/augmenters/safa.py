@@ -172,9 +172,7 @@ class SAFA(nn.Module):
         tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
         return first[head], second[head], tail_i, tail_k
 
-    def _generate(
-        self, source: Tensor, head_i: Tensor, head_j: Tensor, tail_i: Tensor, tail_k: Tensor
-    ) -> _Generated:
+    def _generate(self, source: Tensor, head_i: Tensor, head_j: Tensor, tail_i: Tensor, tail_k: Tensor) -> _Generated:
         """Both tail features of a pair take the same delta, so that L_ms^t can compare them."""
         sign = 1 if self.reading.direction == "to_partner" else -1
         difference = sign * (rows_of(source, head_j) - rows_of(source, head_i))
@@ -304,9 +302,7 @@ def _reading(reading: str | Reading, choices: dict[str, Any]) -> Reading:
     for name in choices:
         if name not in names:
             known = ", ".join(names)
-            raise UserError(
-                f"SAFA has no option {name!r}{closest(name, names)}; beside its own it takes {known}"
-            )
+            raise UserError(f"SAFA has no option {name!r}{closest(name, names)}; beside its own it takes {known}")
     chosen = dataclasses.replace(reading, **choices)
     for name in names:
         _check_choice(name, getattr(chosen, name))

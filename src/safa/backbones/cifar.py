@@ -76,12 +76,8 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = nn.Sequential(*(BasicBlock(16, 16) for _ in range(blocks)))
-        self.layer2 = nn.Sequential(
-            BasicBlock(16, 32, stride=2), *(BasicBlock(32, 32) for _ in range(blocks - 1))
-        )
-        self.layer3 = nn.Sequential(
-            BasicBlock(32, 64, stride=2), *(BasicBlock(64, 64) for _ in range(blocks - 1))
-        )
+        self.layer2 = nn.Sequential(BasicBlock(16, 32, stride=2), *(BasicBlock(32, 32) for _ in range(blocks - 1)))
+        self.layer3 = nn.Sequential(BasicBlock(32, 64, stride=2), *(BasicBlock(64, 64) for _ in range(blocks - 1)))
         self.fc = _built(head, self.in_features, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -155,9 +151,7 @@ class CifarDenseNet(nn.Module):
         if depth < 7 or (depth - 4) % 3:
             raise UserError(f"a plain CIFAR DenseNet has depth 3 m + 4, got {depth}; try 40")
         if min(growth, stem) < 1:
-            raise UserError(
-                f"growth and stem must be at least 1 channel, got {growth} and {stem}; try 12 and 24"
-            )
+            raise UserError(f"growth and stem must be at least 1 channel, got {growth} and {stem}; try 12 and 24")
         added = (depth - 4) // 3 * growth
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.dense1 = _dense_block(stem, stem + added, growth)
@@ -180,9 +174,7 @@ class CifarDenseNet(nn.Module):
 class GroupedBottleneck(nn.Module):
     """1 x 1, grouped 3 x 3 and 1 x 1 convolutions beside a shortcut.  [Xie et al. 2017, Fig. 3c]"""
 
-    def __init__(
-        self, in_channels: int, channels: int, group_width: int, groups: int, stride: int = 1
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, group_width: int, groups: int, stride: int = 1) -> None:
         super().__init__()
         width = group_width * groups
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
@@ -239,9 +231,7 @@ class CifarResNeXt(nn.Module):
         if depth < 11 or (depth - 2) % 9:
             raise UserError(f"a CIFAR ResNeXt has depth 9 m + 2, got {depth}; try 29")
         if min(groups, group_width) < 1:
-            raise UserError(
-                f"groups and group_width must be at least 1, got {groups} and {group_width}; try 8 and 64"
-            )
+            raise UserError(f"groups and group_width must be at least 1, got {groups} and {group_width}; try 8 and 64")
 
         def stage(in_channels: int, channels: int, width: int, stride: int) -> nn.Sequential:
             first = GroupedBottleneck(in_channels, channels, width, groups, stride)
@@ -312,9 +302,7 @@ def _built(head: HeadBuilder, in_features: int, num_classes: int) -> nn.Module:
 
 
 def _dense_block(in_channels: int, out_channels: int, growth: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(DenseLayer(channels, growth) for channels in range(in_channels, out_channels, growth))
-    )
+    return nn.Sequential(*(DenseLayer(channels, growth) for channels in range(in_channels, out_channels, growth)))
 
 
 def _initialise_by_fan_out(model: nn.Module) -> None:

@@ -52,9 +52,7 @@ def measure(setting: Setting, rounds: int, steps: int) -> Figures:
     pair = with_and_without(setting, with_safa)
     passes = take_turns(pair, rounds, steps)
     return Figures(
-        images_per_second={
-            name: Spread.of([setting.batch_size / s for s in seconds[name]]) for name in seconds
-        },
+        images_per_second={name: Spread.of([setting.batch_size / s for s in seconds[name]]) for name in seconds},
         speed={name: ratios(seconds[ORDINARY], seconds[name]) for name in plain},
         safa_step=safa_step,
         generated_rows=float(np.mean(with_safa.generated_rows)),

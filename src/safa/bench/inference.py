@@ -36,16 +36,12 @@ def with_and_without(setting: Setting, trained: Loop) -> dict[str, Inference]:
     model: nn.Module = settings.network(setting).to(memory_format=torch.channels_last).eval()
     model.load_state_dict(trained.plug.model.state_dict())
     plug = trained.plug.eval()
-    images = torch.randn(
-        setting.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randn(setting.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     images = images.to(setting.device, memory_format=torch.channels_last)
     pair = {
         "with": Inference(lambda batch: plug(batch).logits, images),
         "without": Inference(model, images),
     }
     if not torch.equal(pair["with"].logits(), pair["without"].logits()):
-        raise RuntimeError(
-            "the network trained with the plug-in differs from the bare network; please report this"
-        )
+        raise RuntimeError("the network trained with the plug-in differs from the bare network; please report this")
     return pair

@@ -145,9 +145,7 @@ class Batches:
         self.labels = torch.from_numpy(split.labels).to(device)
         self.files = None if split.images is not None else _Files(split, image_size)
         if split.images is not None:
-            self.images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 2, 3, 1))).to(
-                device
-            )
+            self.images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 2, 3, 1))).to(device)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -158,9 +156,7 @@ class Batches:
         batches = list(self.sampler)[start:]
         for step, (indices, images) in enumerate(self._raw(batches), start):
             if self.augmentation is not None:
-                generator = torch.Generator().manual_seed(
-                    seed_for(self.seed, "augmentation", epoch, step, self.rank)
-                )
+                generator = torch.Generator().manual_seed(seed_for(self.seed, "augmentation", epoch, step, self.rank))
                 images = self.augmentation(images, generator)
             yield self.normalise(images), self.labels[indices]
 
@@ -175,7 +171,7 @@ class Batches:
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             loader = DataLoader(
                 self.files,
-                batch_sampler=batches,
+                batch_sampler=[list(batch) for batch in batches],
                 collate_fn=_stacked,
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
@@ -200,8 +196,7 @@ class InOrder:
 
     def __iter__(self) -> Iterator[Sequence[int]]:
         return (
-            range(start, min(start + self.batch_size, self.length))
-            for start in range(0, self.length, self.batch_size)
+            range(start, min(start + self.batch_size, self.length)) for start in range(0, self.length, self.batch_size)
         )
 
     def __len__(self) -> int:

@@ -63,9 +63,7 @@ def load(name: Name, root: str | None) -> tuple[Split, Split]:
         return _from_hub(name)
     folder = Path(named).expanduser()
     if not folder.is_dir():
-        raise UserError(
-            f"no folder {str(folder)!r} to read {name} from; pass an existing root or set SAFA_DATA"
-        )
+        raise UserError(f"no folder {str(folder)!r} to read {name} from; pass an existing root or set SAFA_DATA")
     return _from_parquet(name, folder) or _from_batches(name, folder) or _nothing_found(name, folder)
 
 
@@ -200,9 +198,7 @@ def _read_batch(name: Name, file: Path) -> tuple[ByteArray, NDArray[np.int64]]:
             f"cannot read {str(file)!r} as a batch of {name}: {error!r}; unpack the archive again"
         ) from error
     if len(images) != len(labels):
-        raise UserError(
-            f"{str(file)!r} holds {len(images)} images but {len(labels)} labels; unpack the archive again"
-        )
+        raise UserError(f"{str(file)!r} holds {len(images)} images but {len(labels)} labels; unpack the archive again")
     return images, labels
 
 
@@ -225,9 +221,7 @@ def _from_hub(name: Name) -> tuple[Split, Split]:
         tables = [(split, loaded[split].data.table) for split in ("train", "test")]
     except Exception as error:  # network, proxy, hub and disk each have their own classes
         first_line = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"cannot download {_HUB_NAMES[name]}: {type(error).__name__}: {first_line}; {ways}"
-        ) from error
+        raise UserError(f"cannot download {_HUB_NAMES[name]}: {type(error).__name__}: {first_line}; {ways}") from error
     train, test = (
         _split(name, *_decoded_table(name, table, f"{_HUB_NAMES[name]} {split}"), Path(_HUB_NAMES[name]))
         for split, table in tables

@@ -39,11 +39,7 @@ class LongTailed:
     @cached_property
     def validation(self) -> Split | None:
         """Cut from the training images, or the folder's own ``val/``; None when there is neither."""
-        return (
-            self.source.train.take(self.subset.validation)
-            if len(self.subset.validation)
-            else self.source.validation
-        )
+        return self.source.train.take(self.subset.validation) if len(self.subset.validation) else self.source.validation
 
     @property
     def groups(self) -> dict[str, np.ndarray]:
@@ -66,7 +62,8 @@ class LongTailed:
     def remarks(self) -> tuple[str, ...]:
         """What was decided or left out when the images were read, a sentence each, for the user."""
         skipped = self.source.skipped
-        count = f"{len(skipped)} unreadable files were left out: {', '.join(skipped[:5])}{', …' if len(skipped) > 5 else ''}"
+        first = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
+        count = f"{len(skipped)} unreadable files were left out: {first}"
         return (*self.source.notes, *([count] if skipped else []))
 
     def facts(self) -> Mapping[str, Any]:

@@ -33,15 +33,11 @@ def list_folder(root: Path, name: str) -> Listing:
     if not train.is_dir():
         present = [folder.name for folder in found.values() if folder]
         if present:
-            raise UserError(
-                f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/"
-            )
+            raise UserError(f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/")
         train, notes = root, ("there is no train/ folder: the class folders are taken as the training split",)
     class_names = tuple(folder.name for folder in _class_folders(train))
     if not class_names:
-        raise UserError(
-            f"no class folders in {str(train)!r}; expected one folder per class with its images inside"
-        )
+        raise UserError(f"no class folders in {str(train)!r}; expected one folder per class with its images inside")
     splits = {"train": _list_split(train, root, class_names)}
     for kind, folder in found.items():
         if folder is not None:
@@ -95,9 +91,7 @@ def _images_in(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            visible = [
-                entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"
-            ]
+            visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     except OSError as error:
         raise UserError(
             f"cannot read the folder {str(folder)!r}: {error.strerror}; check the path and its permissions"

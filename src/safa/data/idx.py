@@ -59,16 +59,12 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {str(file)!r}: {error}; install or copy it again") from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE:
-        raise UserError(
-            f"{str(file)!r} is not an IDX file of unsigned bytes: it starts with {content[:4].hex()!r}"
-        )
+        raise UserError(f"{str(file)!r} is not an IDX file of unsigned bytes: it starts with {content[:4].hex()!r}")
     axes = content[3]
     start = 4 + 4 * axes
     shape = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist()) if len(content) >= start else ()
     if len(shape) != axes or len(content) - start != int(np.prod(shape)):
-        raise UserError(
-            f"{str(file)!r} is cut short or too long for its shape {shape}; install or copy it again"
-        )
+        raise UserError(f"{str(file)!r} is cut short or too long for its shape {shape}; install or copy it again")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 

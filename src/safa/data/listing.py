@@ -200,9 +200,7 @@ def _without(split: Split, errors: Sequence[CorruptImageError]) -> Split:
     if not errors:
         return split
     bad = {error.file for error in errors}
-    return _rows(
-        split, np.array([i for i, path in enumerate(split.paths) if str(path) not in bad], dtype=np.int64)
-    )
+    return _rows(split, np.array([i for i, path in enumerate(split.paths) if str(path) not in bad], dtype=np.int64))
 
 
 def _rows(split: Split, indices: IntArray) -> Split:

@@ -112,9 +112,7 @@ class Subset:
     sha256: str
 
     @classmethod
-    def of(
-        cls, train: Sequence[int] | IntArray, validation: Sequence[int] | IntArray, class_counts: Any
-    ) -> Subset:
+    def of(cls, train: Sequence[int] | IntArray, validation: Sequence[int] | IntArray, class_counts: Any) -> Subset:
         """Freeze index lists and hash them."""
         kept, cut, counts = (np.array(values, dtype=np.int64) for values in (train, validation, class_counts))
         for array in (kept, cut, counts):
@@ -214,9 +212,7 @@ def draw_subset(
     return Subset.of(np.concatenate(train), np.concatenate(held_out), [len(kept) for kept in train])
 
 
-def stratified_split(
-    labels: NDArray[Any], num_classes: int, fraction: float, seed: int
-) -> tuple[IntArray, IntArray]:
+def stratified_split(labels: NDArray[Any], num_classes: int, fraction: float, seed: int) -> tuple[IntArray, IntArray]:
     """Cut ``fraction`` of every class, never its last image.
 
     Returns:
@@ -233,9 +229,7 @@ def shot_groups(class_counts: Any, *, many_above: int = 100, few_below: int = 20
         ``many``, ``medium``, ``few`` -> mask over the classes, shape (C,). Each class is in exactly one.
     """
     if few_below > many_above + 1:
-        raise UserError(
-            f"few_below={few_below} exceeds many_above + 1 = {many_above + 1}: the groups overlap"
-        )
+        raise UserError(f"few_below={few_below} exceeds many_above + 1 = {many_above + 1}: the groups overlap")
     counts = np.asarray(class_counts)
     many, few = counts > many_above, counts < few_below
     return {"many": many, "medium": ~many & ~few, "few": few}
@@ -250,14 +244,10 @@ def _check_profile(largest: int, num_classes: int, imbalance_factor: float) -> N
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, got {num_classes}")
     if largest < 1:
-        raise UserError(
-            f"largest is the number of images of the most frequent class, so at least 1, got {largest}"
-        )
+        raise UserError(f"largest is the number of images of the most frequent class, so at least 1, got {largest}")
     if not (1 <= imbalance_factor < float("inf")):
         hint = f"; did you mean {1 / imbalance_factor:g}?" if 0 < imbalance_factor < 1 else ""
-        raise UserError(
-            f"imbalance_factor is largest over smallest class, so at least 1, got {imbalance_factor}{hint}"
-        )
+        raise UserError(f"imbalance_factor is largest over smallest class, so at least 1, got {imbalance_factor}{hint}")
 
 
 def _without_empty_class(counts: IntArray, largest: int, imbalance_factor: float) -> IntArray:
@@ -286,9 +276,7 @@ def _wanted_counts(
     if profile == "as_found":
         return available
     if imbalance_factor is None:
-        raise UserError(
-            f"profile {profile!r} needs an imbalance_factor, such as 100; or use profile 'as_found'"
-        )
+        raise UserError(f"profile {profile!r} needs an imbalance_factor, such as 100; or use profile 'as_found'")
     counts = exponential_counts if profile == "exponential" else step_counts
     by_rank = counts(int(available.max()) if largest is None else largest, len(available), imbalance_factor)
     wanted = np.empty_like(by_rank)
@@ -298,9 +286,7 @@ def _wanted_counts(
 
 def _check_available(wanted: IntArray, available: IntArray) -> None:
     if not available.all():
-        raise UserError(
-            f"class {int(np.argmin(available))} has no training image; leave the class out or add images"
-        )
+        raise UserError(f"class {int(np.argmin(available))} has no training image; leave the class out or add images")
     short = np.flatnonzero(wanted > available)
     if short.size:
         worst = short[0]
@@ -316,9 +302,7 @@ def _indices_by_class(labels: NDArray[Any], available: IntArray) -> list[IntArra
     return [part.copy() for part in np.split(np.argsort(labels, kind="stable"), np.cumsum(available)[:-1])]
 
 
-def _set_aside(
-    indices: IntArray, fraction: float, random: np.random.RandomState
-) -> tuple[IntArray, IntArray]:
+def _set_aside(indices: IntArray, fraction: float, random: np.random.RandomState) -> tuple[IntArray, IntArray]:
     number = min(int(round(len(indices) * fraction, 9)), len(indices) - 1)
     if number < 1:
         return indices, indices[:0]

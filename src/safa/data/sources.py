@@ -90,9 +90,7 @@ def _source(
         raise TypeError(f"{name} must be decoded in memory")
     side = train.images.shape[-1]
     if image_size not in (None, side):
-        raise UserError(
-            f"{name} has images of {side}×{side}, got image_size {image_size}; leave image_size out"
-        )
+        raise UserError(f"{name} has images of {side}×{side}, got image_size {image_size}; leave image_size out")
     empty = (count_labels(train.labels, len(class_names)) == 0).nonzero()[0]
     if empty.size:
         raise UserError(

@@ -72,14 +72,10 @@ def _check_columns(file: Path, columns: list[str]) -> None:
 def _row(file: Path, line: int, cells: dict[str, str | None]) -> Row:
     path, label = ((cells[column] or "").strip() for column in ("path", "label"))
     if not path or not label:
-        raise UserError(
-            f"line {line} of {str(file)!r} has no {'label' if path else 'path'}; add it or drop the line"
-        )
+        raise UserError(f"line {line} of {str(file)!r} has no {'label' if path else 'path'}; add it or drop the line")
     split = (cells.get("split") or "train").strip().lower() if "split" in cells else "train"
     if split not in _SPLIT_NAMES:
-        raise UserError(
-            f"line {line} of {str(file)!r} has the split {split!r}; there are train, val and test"
-        )
+        raise UserError(f"line {line} of {str(file)!r} has the split {split!r}; there are train, val and test")
     return line, path, label, _SPLIT_NAMES[split]
 
 
@@ -102,9 +98,7 @@ def _classes(file: Path, rows: list[Row]) -> tuple[tuple[str, ...], dict[str, in
     ids = {label: int(label) for label in written}
     negative = next((row for row in rows if ids[row[2]] < 0), None)
     if negative is not None:
-        raise UserError(
-            f"label {negative[2]} on line {negative[0]} of {str(file)!r} is out of range; ids start at 0"
-        )
+        raise UserError(f"label {negative[2]} on line {negative[0]} of {str(file)!r} is out of range; ids start at 0")
     known = set(ids.values())
     gap = next((expected for expected in range(len(known)) if expected not in known), None)
     if gap is not None:

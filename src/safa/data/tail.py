@@ -91,9 +91,7 @@ def describe(
     """
     counts = np.asarray(class_counts, dtype=np.int64)
     if len(class_names) != len(counts):
-        raise UserError(
-            f"got {len(class_names)} class names for {len(counts)} class counts; give one per class"
-        )
+        raise UserError(f"got {len(class_names)} class names for {len(counts)} class counts; give one per class")
     masks = shot_groups(counts, many_above=many_above, few_below=few_below)
     is_head = head_classes(counts, head_ratio)
     by_count = np.argsort(-counts, kind="stable")
@@ -141,15 +139,9 @@ def save_png(description: Description, path: str | Path) -> None:
     for group, colour in COLOURS.items():
         places = np.flatnonzero(groups == group)
         if places.size:
-            label = (
-                f"{group}: {_bounds(description, group)} images, {_plural(places.size, 'class', 'classes')}"
-            )
-            axes.bar(
-                places, counts[places], width=1.0 if len(counts) > 50 else 0.85, color=colour, label=label
-            )
-    axes.axvline(
-        len(description.head_classes) - 0.5, color="0.3", linewidth=1, linestyle="--", label="head | tail"
-    )
+            label = f"{group}: {_bounds(description, group)} images, {_plural(places.size, 'class', 'classes')}"
+            axes.bar(places, counts[places], width=1.0 if len(counts) > 50 else 0.85, color=colour, label=label)
+    axes.axvline(len(description.head_classes) - 0.5, color="0.3", linewidth=1, linestyle="--", label="head | tail")
     axes.set_yscale("log")
     # A logarithmic axis has no zero to start from: leave the rarest class a bar that can be seen.
     axes.set_ylim(bottom=max(0.7, counts.min() / 3))
@@ -157,19 +149,14 @@ def save_png(description: Description, path: str | Path) -> None:
     axes.set(xlabel="classes, most frequent first", ylabel="training images", title=_summary(description)[0])
     if len(counts) <= MAX_ROWS:
         # Between two dollar signs matplotlib would read a formula.
-        names = [
-            _shortened(description.class_names[c], _LABEL_WIDTH).replace("$", r"\$")
-            for c in description.ranking
-        ]
+        names = [_shortened(description.class_names[c], _LABEL_WIDTH).replace("$", r"\$") for c in description.ranking]
         axes.set_xticks(range(len(counts)), names, rotation=45, ha="right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     try:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:
-        raise UserError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; choose another place"
-        ) from error
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another place") from error
 
 
 def _summary(description: Description) -> list[str]:
@@ -201,9 +188,7 @@ def _rows(description: Description) -> list[tuple[str, float, str]]:
         last = first + len(members) - 1
         label = description.class_names[members[0]] if len(members) == 1 else f"ranks {first} to {last}"
         groups = dict.fromkeys(description.groups[c] for c in members)
-        rows.append(
-            (label, float(np.mean([description.class_counts[c] for c in members])), ", ".join(groups))
-        )
+        rows.append((label, float(np.mean([description.class_counts[c] for c in members])), ", ".join(groups)))
         first = last + 1
     return rows
 

@@ -57,15 +57,11 @@ def export(deployed: Deployed, format: str, output: Path) -> Exported:
     """
     output = Path(output)
     if format not in FORMATS:
-        raise UserError(
-            f"no format is called {format!r}{closest(format, FORMATS)}; there are {', '.join(FORMATS)}"
-        )
+        raise UserError(f"no format is called {format!r}{closest(format, FORMATS)}; there are {', '.join(FORMATS)}")
     _check_output(output, format)
     model, card = deployed.classifier, deployed.card
     if not isinstance(model, Classifier):
-        raise UserError(
-            "an ONNX or PT2 file cannot be exported again; export from the run, or from a safetensors file"
-        )
+        raise UserError("an ONNX or PT2 file cannot be exported again; export from the run, or from a safetensors file")
     content = _written(model, card, format)
     read_back = FORMATS[format].read(content, _empty_copy(model, card), str(output))
     images, difference = _largest_difference(deployed, read_back)
@@ -81,21 +77,15 @@ def export(deployed: Deployed, format: str, output: Path) -> Exported:
 def _check_output(output: Path, format: str) -> None:
     """Say what can be said before the work is done."""
     if output.is_dir():
-        raise UserError(
-            f"{output} is a folder; name a file, such as {output / ('network' + FORMATS[format].suffix)}"
-        )
-    other = next(
-        (name for name, f in FORMATS.items() if f.suffix == output.suffix.lower() and name != format), None
-    )
+        raise UserError(f"{output} is a folder; name a file, such as {output / ('network' + FORMATS[format].suffix)}")
+    other = next((name for name, f in FORMATS.items() if f.suffix == output.suffix.lower() and name != format), None)
     if other is not None:
         raise UserError(f"{output} has the suffix of {other}, but the format is {format}; change one of them")
     folder = next(parent for parent in output.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise UserError(f"cannot write {output}: {folder} is a file, not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(
-            f"cannot write {output}: no permission to write in {folder}; name another file with --output"
-        )
+        raise UserError(f"cannot write {output}: no permission to write in {folder}; name another file with --output")
 
 
 def _written(model: Classifier, card: Card, format: str) -> bytes:

@@ -107,9 +107,7 @@ def own_code(card: Card) -> list[str]:
 def _network_of(card: Card, where: str) -> nn.Module:
     if own_code(card):
         names = " and ".join(own_code(card))
-        raise UserError(
-            f"{where} holds weights of {names}, code of your own; pass network=, an instance of it"
-        )
+        raise UserError(f"{where} holds weights of {names}, code of your own; pass network=, an instance of it")
     # A recipe of no epochs, for the network depends on nothing else; its weights are replaced.
     recipe = recipes.Recipe(method="", stages=(recipes.Stage(epochs=0),), model=card.model)
     return train.network(recipe, len(card.class_names))
@@ -190,9 +188,7 @@ def _strings(card: Card) -> dict[str, str]:
 def _card(strings: Mapping[str, Any], where: str) -> Card:
     lacking = [key for key in _KEYS if not strings.get(key)]
     if lacking:
-        raise UserError(
-            f"{where} has no {', '.join(lacking)} in its metadata; was it written by safa export?"
-        )
+        raise UserError(f"{where} has no {', '.join(lacking)} in its metadata; was it written by safa export?")
     try:
         plain = {key: json.loads(strings[key]) for key in _KEYS}
     except ValueError as error:
@@ -206,9 +202,7 @@ def _require(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise UserError(
-                f"the onnx format needs the package {package}; pip install 'safa[export]'"
-            ) from error
+            raise UserError(f"the onnx format needs the package {package}; pip install 'safa[export]'") from error
 
 
 @contextlib.contextmanager

@@ -158,11 +158,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _channels(values: Any, where: str) -> tuple[float, ...]:
-    if (
-        not isinstance(values, list)
-        or len(values) != 3
-        or not all(isinstance(v, int | float) for v in values)
-    ):
+    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
         raise UserError(f"{where} must be three numbers, one per RGB channel, got {values!r}")
     return tuple(float(value) for value in values)
 
@@ -170,9 +166,7 @@ def _channels(values: Any, where: str) -> tuple[float, ...]:
 def _state(path: Path) -> dict[str, Any]:
     state: Any = checkpoint.load(path)
     if not isinstance(state, dict) or not {"model", "done"} <= state.keys():
-        raise UserError(
-            f"{path} holds tensors, but is no checkpoint of a run; give a folder that a training run wrote"
-        )
+        raise UserError(f"{path} holds tensors, but is no checkpoint of a run; give a folder that a training run wrote")
     return state
 
 

@@ -135,11 +135,7 @@ def _predictions(
         for error in errors:
             say(f"{error}; skipped")
         skipped += len(errors)
-        read = [
-            (path, image)
-            for path, image in zip(batch, outcomes, strict=True)
-            if isinstance(image, np.ndarray)
-        ]
+        read = [(path, image) for path, image in zip(batch, outcomes, strict=True) if isinstance(image, np.ndarray)]
         if read:
             yield from _predict_batch(deployed, read, top)
     if skipped:
@@ -178,9 +174,7 @@ def _images_in(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
         status = folder.stat()
         names = sorted(os.listdir(folder))  # noqa: PTH208  (names sort as strings, paths by their parts)
     except OSError as error:
-        raise UserError(
-            f"cannot read the folder {str(folder)!r}: {error.strerror}; check its permissions"
-        ) from error
+        raise UserError(f"cannot read the folder {str(folder)!r}: {error.strerror}; check its permissions") from error
     if (status.st_dev, status.st_ino) in entered:  # a link that leads back
         return
     entered.add((status.st_dev, status.st_ino))
@@ -194,9 +188,7 @@ def _images_in(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
 def _stop_message(errors: Sequence[CorruptImageError]) -> str:
     listed = ", ".join(f"{error.file} ({error.reason})" for error in errors[:_LISTED_NAMES])
     more = f", and {len(errors) - _LISTED_NAMES} more" if len(errors) > _LISTED_NAMES else ""
-    return (
-        f"cannot read as an image: {listed}{more}; mend or remove them, or skip them with on_corrupt='skip'"
-    )
+    return f"cannot read as an image: {listed}{more}; mend or remove them, or skip them with on_corrupt='skip'"
 
 
 def _shown(path: Path) -> str:

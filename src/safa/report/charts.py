@@ -21,9 +21,7 @@ KIND_MARKERS = {0: "o", 1: "+", 2: "^"}
 
 
 @themed
-def training(
-    comparison: Comparison, panels: Sequence[Panel], stages: Sequence[tuple[int, str]], width: int
-) -> Figure:
+def training(comparison: Comparison, panels: Sequence[Panel], stages: Sequence[tuple[int, str]], width: int) -> Figure:
     """One panel per figure of the log; the band spans the seeds, a dotted line starts a stage."""
     columns = 2 if width > NARROW and len(panels) > 1 else 1
     rows = -(-len(panels) // columns)
@@ -44,9 +42,7 @@ def training(
             axes.axvline(epoch, color=colour("muted"), linewidth=0.9, linestyle=(0, (1, 2)))
             if panel is panels[0]:
                 top = axes.get_xaxis_transform()
-                axes.text(
-                    epoch, 0.97, f"{shortened(name, 24)} ", ha="right", va="top", fontsize=10, transform=top
-                )
+                axes.text(epoch, 0.97, f"{shortened(name, 24)} ", ha="right", va="top", fontsize=10, transform=top)
         axes.set_title(panel.title, fontsize=11)
         axes.grid(axis="y")
     for axes in grid[len(panels) :]:
@@ -76,9 +72,7 @@ def destinations(shares: Mapping[str, Mapping[str, float]], width: int) -> Figur
                 middle = start + amount / 2
                 axes.text(middle, row, f"{amount:.0f}", ha="center", va="center", color=colour("paper"))
             start += amount
-    axes.set_yticks(
-        range(len(shares)), [shortened(method, 40 if width > NARROW else 15) for method in shares]
-    )
+    axes.set_yticks(range(len(shares)), [shortened(method, 40 if width > NARROW else 15) for method in shares])
     axes.set(xlim=(0, 100), xlabel="per cent of their test images")
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelcolor=colour("ink"))

@@ -116,9 +116,7 @@ def changes(comparison: Comparison, width: int) -> Figure:
     return _changes_ranked(comparison, width, gains, largest)
 
 
-def _changes_named(
-    comparison: Comparison, width: int, gains: Mapping[str, FloatArray], largest: float
-) -> Figure:
+def _changes_named(comparison: Comparison, width: int, gains: Mapping[str, FloatArray], largest: float) -> Figure:
     side_by_side = width > NARROW
     shape = (1, len(gains)) if side_by_side else (len(gains), 1)
     height = 22 * len(comparison.counts) + 70
@@ -135,9 +133,7 @@ def _changes_named(
     return figure
 
 
-def _changes_ranked(
-    comparison: Comparison, width: int, gains: Mapping[str, FloatArray], largest: float
-) -> Figure:
+def _changes_ranked(comparison: Comparison, width: int, gains: Mapping[str, FloatArray], largest: float) -> Figure:
     figure = blank(width, (210 if width > NARROW else 190) * len(gains) + 30)
     grid = figure.subplots(len(gains), 1, squeeze=False, sharex=True).ravel()
     for number, (axes, (method, gain)) in enumerate(zip(grid, gains.items(), strict=True)):
@@ -149,9 +145,7 @@ def _changes_ranked(
             axes.bar(starts[:-1][inside], heights, width=widths, align="edge", color=colour(group))
         axes.axhline(0, color=colour("ink"), linewidth=0.8)
         _shade(axes, comparison, largest * 1.2, labels=number == 0)
-        axes.set(
-            xlim=(0, len(gain)), ylim=(-largest, largest * 1.2), ylabel="points", title=shortened(method, 40)
-        )
+        axes.set(xlim=(0, len(gain)), ylim=(-largest, largest * 1.2), ylabel="points", title=shortened(method, 40))
         axes.grid(axis="y")
     _class_axis(grid[-1], comparison, width, named=False)
     return figure

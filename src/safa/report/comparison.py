@@ -156,7 +156,5 @@ def _refuse_twice(runs: Sequence[Run], labels: Sequence[str]) -> None:
     for run, label in zip(runs, labels, strict=True):
         key = (label, int(run.result["seed"]))
         if key in seen:
-            raise UserError(
-                f"seed {key[1]} of {label} comes twice, in {seen[key]} and {run.name}; give one of them"
-            )
+            raise UserError(f"seed {key[1]} of {label} comes twice, in {seen[key]} and {run.name}; give one of them")
         seen[key] = run.name

@@ -78,9 +78,7 @@ def _stage_name(stage: object) -> str:
 
 
 def _terms(comparison: Comparison) -> list[str]:
-    return list(
-        dict.fromkeys(term for run in comparison.runs for line in run.log for term in line.get("terms") or {})
-    )
+    return list(dict.fromkeys(term for run in comparison.runs for line in run.log for term in line.get("terms") or {}))
 
 
 def _term(name: str) -> Figure:

@@ -91,13 +91,9 @@ def _from_to(pair: Paired, theirs: Row, ours: Row, figure: str) -> str:
 
 def _single(comparison: Comparison, row: Row) -> Headline:
     rare: Spread | None = getattr(row, comparison.rare_group)
-    right = (
-        f"{100 - rare.mean:.1f} % of the rare classes right" if rare else "an unknown share of the rare right"
-    )
+    right = f"{100 - rare.mean:.1f} % of the rare classes right" if rare else "an unknown share of the rare right"
     others = (
-        f", {100 - row.many.mean:.1f} % of the frequent ones"
-        if row.many and comparison.rare_group != "many"
-        else ""
+        f", {100 - row.many.mean:.1f} % of the frequent ones" if row.many and comparison.rare_group != "many" else ""
     )
     seeds = "one seed" if row.n == 1 else f"{row.n} seeds"
     return Headline(

@@ -86,9 +86,7 @@ def check(line: Mapping[str, Any], where: str) -> None:
     """
     missing = [key for key in REQUIRED if key not in line]
     if missing:
-        raise UserError(
-            f"{where} lacks {', '.join(missing)}; a result line has at least {', '.join(REQUIRED)}"
-        )
+        raise UserError(f"{where} lacks {', '.join(missing)}; a result line has at least {', '.join(REQUIRED)}")
     for key in _TEXT:
         if not isinstance(line[key], str):
             raise UserError(f"{where}: {key} is a text, got {line[key]!r}")

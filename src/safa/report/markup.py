@@ -52,8 +52,7 @@ def table(
     head = "".join(_cell("th", text, column >= figures_from) for column, text in enumerate(headings))
     body = "".join(f"<tr>{_row(cells, headings, figures_from)}</tr>" for cells in rows)
     return (
-        f'<div class="scroll"><table class="{style}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll"><table class="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -61,8 +60,7 @@ def _row(cells: Sequence[str], headings: Sequence[str], figures_from: int) -> st
     first, *others = cells
     named = zip(others, headings[1:], strict=True)
     return _cell("th", first, False) + "".join(
-        _cell("td", text, column >= figures_from, heading)
-        for column, (text, heading) in enumerate(named, start=1)
+        _cell("td", text, column >= figures_from, heading) for column, (text, heading) in enumerate(named, start=1)
     )
 
 

@@ -22,9 +22,7 @@ def tables() -> dict[str, Any]:
     return loaded
 
 
-def figure(
-    table: str, *, model: str, method: str, dataset: str, imbalance_factor: float
-) -> tuple[float | None, str]:
+def figure(table: str, *, model: str, method: str, dataset: str, imbalance_factor: float) -> tuple[float | None, str]:
     """Look up one figure of the paper.
 
     Method names are compared without case, punctuation and the word "loss", so ``CE`` finds ``CE loss``.

@@ -33,7 +33,5 @@ def update(text: str, tables: Mapping[str, str]) -> str:
             filled.add(name)
     absent = sorted(set(tables) - filled)
     if absent:
-        raise UserError(
-            f"no marker for table {absent[0]!r}; put <!-- safa:table {absent[0]} --> and {_CLOSING} there"
-        )
+        raise UserError(f"no marker for table {absent[0]!r}; put <!-- safa:table {absent[0]} --> and {_CLOSING} there")
     return "".join([*pieces, text[end:]])

@@ -173,9 +173,7 @@ def _predictions(
     return Predictions(labels, predictions)
 
 
-def _features(
-    arrays: dict[str, npt.NDArray[Any]] | None, classes: int, missing: dict[str, str]
-) -> Features | None:
+def _features(arrays: dict[str, npt.NDArray[Any]] | None, classes: int, missing: dict[str, str]) -> Features | None:
     if arrays is None:
         return None
     features, labels = arrays["features"].astype(np.float64), arrays["labels"].astype(np.int64)

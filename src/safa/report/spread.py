@@ -52,9 +52,7 @@ class Difference(Spread):
 
 def spread(figures: Sequence[float | None]) -> Spread | None:
     """Summarise what there is of these figures; None where there is nothing."""
-    known = np.array(
-        [figure for figure in figures if figure is not None and math.isfinite(figure)], dtype=float
-    )
+    known = np.array([figure for figure in figures if figure is not None and math.isfinite(figure)], dtype=float)
     if not len(known):
         return None
     sd = float(known.std(ddof=1)) if len(known) > 1 else None

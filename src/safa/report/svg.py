@@ -94,9 +94,7 @@ def _own_ids(text: str) -> str:
     """Keep only ids that something refers to, and make them unique on a page with many charts."""
     prefix = "s" + sha256(text.encode()).hexdigest()[:8]
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    text = re.sub(
-        r' id="([^"]*)"', lambda match: f' id="{prefix}{match[1]}"' if match[1] in used else "", text
-    )
+    text = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}{match[1]}"' if match[1] in used else "", text)
     return re.sub(r'(href="|url\()#([^")]+)', rf"\g<1>#{prefix}\g<2>", text)
 
 

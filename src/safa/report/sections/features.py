@@ -33,8 +33,7 @@ def features(comparison: Comparison) -> str:
     )
     note = absent(f"without {gaps}") if gaps else ""
     return (
-        f'{_class_keys(comparison, heads, inks)}<div class="panels">{panels}</div>'
-        f'<p class="note">{caption}</p>{note}'
+        f'{_class_keys(comparison, heads, inks)}<div class="panels">{panels}</div><p class="note">{caption}</p>{note}'
     )
 
 
@@ -43,10 +42,7 @@ def _class_keys(comparison: Comparison, heads: Sequence[int], inks: Mapping[int,
     for class_id, ink in inks.items():
         role = f"{'head' if class_id in heads else 'tail'}, {comparison.counts[class_id]:,} images"
         entries.append(key(comparison.class_names[class_id], "o", ink, group=role))
-    kinds = [
-        key(name, charts.KIND_MARKERS[kind], "ink", hollow=kind == 2)
-        for kind, name in embedding.KINDS.items()
-    ]
+    kinds = [key(name, charts.KIND_MARKERS[kind], "ink", hollow=kind == 2) for kind, name in embedding.KINDS.items()]
     return keys(entries) + keys(kinds)
 
 

@@ -18,9 +18,7 @@ def tail(comparison: Comparison) -> str:
         f"the smallest {counts.min():,}. Head classes, from which SAFA takes its directions, are the largest "
         f"{100 * ratio:g} % of the classes by count."
     )
-    chart = responsive(
-        lambda width: class_charts.tail(comparison, width), "Training images per class, largest first"
-    )
+    chart = responsive(lambda width: class_charts.tail(comparison, width), "Training images per class, largest first")
     return f"<p>{escaped(text)}</p>{_group_keys(comparison)}<figure>{chart}</figure>"
 
 

@@ -16,9 +16,7 @@ def training(comparison: Comparison) -> str:
     if not panels:
         return absent(f"no curves: {gaps or 'the logs hold no figures'}")
     stages = curves.boundaries(comparison)
-    chart = responsive(
-        lambda width: charts.training(comparison, panels, stages, width), "Training curves by epoch"
-    )
+    chart = responsive(lambda width: charts.training(comparison, panels, stages, width), "Training curves by epoch")
     caption = (
         "Lines are means over the seeds of a method, bands span lowest to highest seed, the dot is the last "
         "epoch. A dotted line marks where a stage begins. Terms are shown before weighting. The test error "

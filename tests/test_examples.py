@@ -1,0 +1,66 @@
+"""Everything a reader may copy runs: the examples, and the README's first block of Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SHORT = {"plain_pytorch.py": ["2"], "your_own_forward.py": ["4"]}
+
+
+def run(*arguments: str, folder: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_there_are_examples():
+    assert {path.name for path in EXAMPLES} >= {
+        "plain_pytorch.py",
+        "your_own_forward.py",
+        "timm_task.py",
+        "lightning_module.py",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(example, tmp_path):
+    said = run(str(example), *SHORT.get(example.name, []), folder=tmp_path)
+    if "this example needs" in said:
+        pytest.skip(said.strip())
+    assert said
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short(example):
+    assert len(example.read_text().splitlines()) < 60
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readmes_python_runs_as_it_stands(tmp_path):
+    (tmp_path / "readme.py").write_text(blocks("python")[0])
+    run("-W", "error", "readme.py", folder=tmp_path)
+    assert (tmp_path / "model.pt").is_file()
+
+
+def test_every_safa_command_of_the_readme_is_one():
+    from safa.cli import parser
+
+    calls = [line.split("#")[0] for block in blocks("bash") for line in re.findall(r"\bsafa (?!:)[^&|\n]*", block)]
+    assert len(calls) >= 4
+    for call in calls:
+        parser().parse_args(call.split()[1:])
