@@ -26,21 +26,22 @@ out = Console(soft_wrap=False, highlight=False)
 
 def train(recipe: str | None, resume: str | None, seed: int | None, **options: Any) -> int:
     """Train or resume one run; then its page and its model file."""
-    from safa.runs import Job, job_of, run
-    from safa.train import Stopped
-
     if (recipe is None) == (resume is None):
         raise UserError("name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes")
     if resume is not None:
         _refuse_changes(options, seed)
-        job = job_of(Path(resume), options["root"])
-        machine = _machine({**options, "out": job.folder.parent})
+        options["out"] = Path(resume).parent
+    # A slip of the pen is told before torch is imported.
+    name, chosen = ("", None) if recipe is None else _recipe(recipe, options, seed)
+    from safa.runs import Job, job_of, run
+    from safa.train import Stopped
+
+    if chosen is None:
+        job = job_of(Path(str(resume)), options["root"])
     else:
-        machine = _machine(options)
-        name, chosen = _recipe(str(recipe), options, seed)
         job = Job(name, chosen, _folder(name, chosen, options))
     try:
-        line = run(job, machine)
+        line = run(job, _machine(options))
     except Stopped as stopped:
         _say(f"{stopped}; go on with: safa train --resume {shlex.quote(str(job.folder))}")
         return 128 + stopped.signal_number
@@ -51,19 +52,16 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
 
 def compare(recipes: list[str], seeds: str, **options: Any) -> int:
     """Train every recipe under every seed, seed by seed; then the table, paired differences and the page."""
+    # A slip of the pen is told before torch is imported.
+    named = [_recipe(given, options, seed) for seed in _seeds(seeds) for given in recipes]
     from safa.report import tables
     from safa.runs import Job
     from safa.runs import compare as run_all
     from safa.train import Stopped
 
-    machine = _machine(options)
-    jobs = []
-    for seed in _seeds(seeds):
-        for given in recipes:
-            name, recipe = _recipe(given, options, seed)
-            jobs.append(Job(name, recipe, _folder(name, recipe, options)))
+    jobs = [Job(name, recipe, _folder(name, recipe, options)) for name, recipe in named]
     try:
-        lines = run_all(jobs, machine)
+        lines = run_all(jobs, _machine(options))
     except Stopped as stopped:
         _say(f"{stopped}; the same command goes on from there")
         return 128 + stopped.signal_number
