@@ -334,19 +334,27 @@ def _lines(paths: Any) -> Any:
     return found
 
 
-def _fill(text: Path, paths: Any) -> None:
+def _fill(text: Path, paths: list[str]) -> None:
     """Each JSONL file fills the marker with the file's own name."""
     from safa.checkpoint import write_atomically
-    from safa.report import readme, tables
+    from safa.report import readme
 
-    made = {
-        Path(path).stem: tables.to_markdown(tables.against_paper(tables.summarise(_lines([path])))) for path in paths
-    }
+    made = {Path(path).stem: _markdown_of(path) for path in paths}
     try:
         former = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {text}: {error}") from error
     write_atomically(text, readme.update(former, made).encode())
+
+
+def _markdown_of(path: str) -> str:
+    """The table of a file of result lines, or of the last line of ``safa bench``."""
+    from safa.report import bench, lines, tables
+
+    last = lines.read_objects(path)[-1:]
+    if last and last[0][1].get("kind") == "bench":
+        return bench.to_markdown(last[0][1])
+    return tables.to_markdown(tables.against_paper(tables.summarise(_lines([path]))))
 
 
 def _say(text: str) -> None:

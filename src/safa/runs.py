@@ -146,8 +146,8 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
 
     Returns:
         ``error, error_many, error_medium, error_few, balanced_error, ece`` in per cent of the images,
-        ``error_per_class``, ``class_names``, ``class_counts``, ``epochs`` trained, and the logged ``error_best`` with its
-        epoch.
+        ``error_per_class``, ``class_names``, ``class_counts``, ``epochs`` trained, and the logged ``error_best`` with
+        its epoch.
 
     Raises:
         UserError: if the folder is no run, the split is empty, or the images are not those of the run.

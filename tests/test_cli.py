@@ -1,0 +1,394 @@
+"""The command line: every command on the tiny recipe, and every mistake in one sentence without a traceback."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import safa
+from safa import cli, commands
+from safa import recipe as recipes
+from safa.data import digits
+from safa.recipe import Named
+from safa.report import lines
+from safa.train import CHECKPOINT
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command; (exit status, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def mistake(call):
+    """Run a command that is a user's mistake; the sentence on standard error."""
+
+    def run(*arguments: object) -> str:
+        status, _, err = call(*arguments)
+        assert status == 2
+        assert "Traceback" not in err
+        assert err.startswith("safa: ")
+        return err.removeprefix("safa: ")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def files(tiny_recipe, tmp_path_factory) -> list[str]:
+    """LDAM-DRW and LDAM-DRW-SAFA in a stage of one epoch each, as files of a user."""
+    folder = tmp_path_factory.mktemp("recipes")
+    first, second = (replace(stage, epochs=1) for stage in tiny_recipe.stages)
+    drw = replace(second, sampler=Named("instance"), augmenter=None)
+    for name, method, last in (("drw", "LDAM-DRW", drw), ("safa", "LDAM-DRW-SAFA", second)):
+        recipe = replace(tiny_recipe, method=method, stages=(first, last))
+        (folder / f"{name}.yaml").write_text(recipes.dump(recipe))
+    return [str(folder / "drw.yaml"), str(folder / "safa.yaml")]
+
+
+@pytest.fixture(scope="module")
+def compared(files, tmp_path_factory) -> tuple[Path, str]:
+    """Folder and standard output of a comparison over two seeds."""
+    out, printed = tmp_path_factory.mktemp("runs"), io.StringIO()
+    commands.out.file = printed
+    try:
+        arguments = ["compare", *files, "--seeds", "0,1", "--out", str(out), "--results", str(out / "lines.jsonl")]
+        assert cli.main(arguments) == 0
+    finally:
+        commands.out.file = None
+    return out, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(compared) -> Path:
+    return compared[0] / "safa-seed0"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index, image in enumerate(digits.load()[1].images[:3]):
+        Image.fromarray(image[0]).save(folder / f"{index}.png")
+    return folder
+
+
+# --- train and compare -------------------------------------------------------------------------------------
+
+
+def test_train_leaves_a_run_a_page_and_a_model_and_says_where(call, files, tmp_path):
+    status, out, err = call("train", files[1], "--out", tmp_path / "runs", "--seed", 3)
+    folder = tmp_path / "runs" / "safa-seed3"
+    assert (status, err) == (0, "")
+    assert f"page:  {folder / 'report.html'}\nmodel: {folder / 'model.safetensors'}\n" in out
+    made = "checkpoint.pt data.json features.npz log.jsonl model.safetensors predictions.npz recipe.yaml report.html result.json subset.json"
+    assert {path.name for path in folder.iterdir()} == set(made.split())
+    assert json.loads((folder / "result.json").read_text())["seed"] == 3
+
+
+def test_compare_trains_every_recipe_under_every_seed(compared):
+    out, printed = compared
+    found = lines.read(out / "lines.jsonl")
+    assert [(line["method"], line["seed"]) for line in found] == [
+        ("LDAM-DRW", 0), ("LDAM-DRW-SAFA", 0), ("LDAM-DRW", 1), ("LDAM-DRW-SAFA", 1),
+    ]  # fmt: skip
+    assert [line["reused_epochs"] for line in found] == [0, 1, 0, 1]
+    assert (out / "comparison.html").is_file()
+
+
+def test_compare_says_what_was_shared_and_shows_table_and_differences(compared):
+    out, printed = compared
+    assert "safa: 1 of 2 epochs came from the cache" in printed
+    assert "4 runs of 8 epochs together; 2 of them were shared and trained once" in printed
+    assert re.search(r"\| digits \| 20 \| resnet8 \| LDAM-DRW-SAFA \| LDAM-DRW \| 2 \|", printed)
+    assert f"page:  {out / 'comparison.html'}\n" in printed
+
+
+def test_compare_again_trains_nothing(call, compared, files):
+    out, _ = compared
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
+    status, printed, _ = call("compare", *files, "--seeds", "0..1", "--out", out)
+    assert status == 0
+    assert printed.count("was finished before") == 4
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")} == before
+
+
+def test_what_the_command_line_says_otherwise_goes_into_the_recipe_and_the_folders_name(call, files, tmp_path):
+    changes = ["--set", "stages.1.augmenter.start=random", "batch_size=32", "--imbalance_factor", "10"]
+    status, _, err = call("train", files[1], *changes, "--out", tmp_path, "--data", "digits", "--threads", "1")
+    assert (status, err) == (0, "")
+    (folder,) = [path for path in tmp_path.iterdir() if path.name != ".cache"]
+    assert re.fullmatch(r"safa-digits-seed0-[0-9a-f]{6}", folder.name)
+    recipe = recipes.load(folder / "recipe.yaml")
+    assert recipe.stages[1].augmenter.options == {"start": "random"}
+    assert (recipe.batch_size, recipe.data.imbalance_factor) == (32, 10)
+
+
+def test_a_stopped_comparison_says_how_to_go_on(call, files, tmp_path, monkeypatch):
+    from safa import runs, train
+    from safa.stop import StopRequest
+
+    def stopped(*_: object) -> None:
+        raise train.Stopped("stopped after epoch 0", StopRequest())
+
+    monkeypatch.setattr(runs, "compare", stopped)
+    status, out, _ = call("compare", *files, "--out", tmp_path)
+    assert (status, out) == (143, "stopped after epoch 0; the same command goes on from there\n")
+
+
+def test_your_own_folder_trains_with_a_word_on_what_was_decided(call, files, tmp_path):
+    for name, number in (("cat", 20), ("dog", 10)):
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        for i in range(number):
+            pixels = np.random.RandomState(i).randint(0, 256, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / "train" / name / f"{i}.png")
+    own = ["--data", tmp_path / "photos", "--set", "data.profile=as_found", "data.largest=null", "data.head_ratio=0.5"]
+    status, out, err = call("train", files[1], *own, "--out", tmp_path / "runs")
+    assert (status, err) == (0, "")
+    assert "no test split: 6 training images (20% of each class) are kept for it" in out
+    line = json.loads(next((tmp_path / "runs").glob("*/result.json")).read_text())
+    assert (line["class_names"], line["class_counts"]) == (["cat", "dog"], [16, 8])
+
+
+# --- looking -----------------------------------------------------------------------------------------------
+
+
+def test_evaluate_as_json_is_one_object_with_the_figures_of_the_line(call, run):
+    status, out, _ = call("evaluate", run, "--json")
+    found, line = json.loads(out), json.loads((run / "result.json").read_text())
+    assert status == 0
+    assert found["error"] == line["error_last"]
+    assert found["error_per_class"] == line["error_per_class"]
+
+
+def test_evaluate_shows_groups_classes_and_best_on_test_in_its_own_row(call, run):
+    status, out, _ = call("evaluate", run)
+    assert status == 0
+    for word in ("top-1 error", "many-shot", "medium-shot", "few-shot", "balanced error", "expected calibration error"):
+        assert word in out
+    assert "best epoch on test*" in out
+    assert "* chosen on the test set itself; for comparison only" in " ".join(out.split())
+
+
+def test_report_of_lines_is_a_table(call, compared):
+    out, _ = compared
+    status, printed, _ = call("report", out / "lines.jsonl")
+    assert status == 0
+    assert "LDAM-DRW-SAFA" in printed
+
+
+def test_report_as_markdown_keeps_a_row_on_a_line(call, compared):
+    out, _ = compared
+    status, printed, _ = call("report", out / "lines.jsonl", "--markdown", "--baseline", "LDAM-DRW")
+    rows = [row for row in printed.splitlines() if row.startswith("| digits")]
+    assert status == 0
+    assert len(rows) == 3
+    assert all(row.endswith("|") for row in rows)
+
+
+def test_report_draws_a_page_of_run_folders(call, compared, tmp_path):
+    out, _ = compared
+    status, printed, _ = call("report", out / "drw-seed0", out / "safa-seed0", "--output", tmp_path / "page.html")
+    assert status == 0
+    assert f"page: {tmp_path / 'page.html'}\n" in printed
+    assert "<html" in (tmp_path / "page.html").read_text()
+
+
+def test_report_fills_the_tables_of_a_text(call, compared, tmp_path):
+    out, _ = compared
+    text = tmp_path / "README.md"
+    text.write_text("# Results\n<!-- safa:table lines -->\n<!-- /safa:table -->\nThe end.\n")
+    status, _, _ = call("report", out / "lines.jsonl", "--into", text)
+    assert status == 0
+    assert "| LDAM-DRW-SAFA |" in text.read_text()
+    assert text.read_text().endswith("The end.\n")
+
+
+def test_list_shows_every_name_with_its_source(call):
+    status, out, _ = call("list")
+    assert status == 0
+    for word in ("ldam", "effective_number", "pairs", "safa", "resnet32", "cosine", "fashion-mnist", "digits/ldam-drw"):
+        assert re.search(rf"\s{re.escape(word)}\s", out), word
+    assert "ECCV 2022" in out
+
+
+def test_list_of_one_kind_shows_no_other(call):
+    _, out, _ = call("list", "loss")
+    assert {row.split()[0] for row in out.splitlines()[1:] if not row.startswith("  ")} == {"loss"}
+
+
+def test_data_shows_the_tail_and_draws_it(call, tmp_path):
+    status, out, _ = call("data", "digits", "--imbalance_factor", "20", "--png", tmp_path / "tail.png")
+    assert status == 0
+    assert "10 classes" in out
+    assert "imbalance factor" in out
+    assert f"picture: {tmp_path / 'tail.png'}\n" in out
+    with Image.open(tmp_path / "tail.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_data_as_found_needs_no_factor(call):
+    status, out, _ = call("data", "digits")
+    assert status == 0
+    assert "1,397 images" in out
+
+
+# --- deploying ---------------------------------------------------------------------------------------------
+
+
+def test_predict_writes_one_row_per_image(call, run, photos):
+    status, out, err = call("predict", run, photos)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert (status, len(rows)) == (0, 3), err
+    assert {"0.png", "1.png", "2.png"} == {Path(next(iter(row.values()))).name for row in rows}
+
+
+def test_predict_writes_json_to_a_file(call, run, photos, tmp_path):
+    status, out, _ = call("predict", run, photos / "0.png", "--format", "json", "--top", "3", "--output", tmp_path / "labels.json")
+    assert (status, out) == (0, "")
+    assert len(json.loads((tmp_path / "labels.json").read_text())) == 1
+
+
+def test_export_writes_the_bare_network_and_the_difference(call, run, tmp_path):
+    status, out, _ = call("export", run, "--output", tmp_path / "model.safetensors")
+    assert status == 0
+    assert f"{tmp_path / 'model.safetensors'}: " in out
+    assert "largest difference to the original" in out
+
+
+# --- help --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli._COMMANDS)])
+def test_help_teaches_and_ends_well(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "safa" in out
+    assert ("examples:" in out) == (command == [])
+
+
+def test_every_command_has_its_function_and_its_word():
+    assert set(cli._COMMANDS) == {"train", "compare", "evaluate", "predict", "export", "report", "data", "list", "bench"}
+    for name, (_, text) in cli._COMMANDS.items():
+        assert callable(getattr(commands, {"list": "list_names"}.get(name, name)))
+        assert text.endswith(".")
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert safa.__version__ in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_mistake():
+    done = subprocess.run(
+        f"{sys.executable} -m safa list | head -1", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert "kind" in done.stdout
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+def test_a_mistake_is_one_sentence_in_a_real_process_too():
+    done = subprocess.run([sys.executable, "-m", "safa", "train", "digits/ldam-drv"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("safa: no recipe is called 'digits/ldam-drv'; did you mean 'digits/ldam-drw'?")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train", "name a recipe to train, or a folder with --resume RUN"),
+        ("train digits/ce --resume runs/x", "name a recipe to train, or a folder with --resume RUN"),
+        ("train absent.yaml", "there is no recipe file absent.yaml"),
+        ("train --resume absent", "absent is not the folder of a run"),
+        ("train --resume absent --seed 1", "--seed cannot change a run that is resumed"),
+        ("train --resume absent --set seed=1", "--set cannot change a run that is resumed"),
+        ("train digits/ce --set sede=1", "has no key 'sede'; did you mean 'seed'?"),
+        ("train digits/ce --set seed", "an override is KEY=VALUE"),
+        ("train digits/ce --seed -1", "seed"),
+        ("train digits/ce --imbalance_factor 0.01", "at least 1, got 0.01; did you mean 100?"),
+        ("train digits/ce --set stages.0.loss=ldma", "no loss is called 'ldma'; did you mean 'ldam'?"),
+        ("train digits/ce --set model.backbone=resnet33", "no backbone is called 'resnet33'"),
+        ("train digits/ce --set precision=fp16 --device cpu", "precision fp16 needs a GPU"),
+        ("train digits/ce --set optimizer.momentum=-1", "momentum must be at least 0"),
+        ("train digits/ce --set schedule.lr=-1", "lr must be at least 0"),
+        ("train digits/ce --data absent_photos", "no data set named 'absent_photos'"),
+        ("train digits/ce --device gpu", "device must be auto, cpu or cuda"),
+        ("train digits/ce --sed 3", "--sed"),
+        ("train digits/ce --thread 3", "--thread"),  # abbreviations are refused
+        ("compare digits/ce --seeds 3..1", "seeds are different numbers of at least 0"),
+        ("compare digits/ce --seeds one", "seeds are numbers, as in 0,1,2 or 0..9, got 'one'"),
+        ("compare digits/ce --seeds 0,0", "seeds are different numbers"),
+        ("compare", "recipes"),
+        ("evaluate absent", "absent is not the folder of a run"),
+        ("evaluate absent --split training", "split must be test or validation, got 'training'"),
+        ("predict absent x.png", "absent does not exist"),
+        ("predict absent x.png --format xml", "format must be csv or json, got 'xml'"),
+        ("export absent", "absent does not exist"),
+        ("report absent.jsonl", "no file absent.jsonl"),
+        ("data absent_photos", "no data set named 'absent_photos'"),
+        ("data digits --imbalance_factor 0.05", "did you mean 20?"),
+        ("data digits --profile flat", "profile must be one of exponential, step, as_found, got 'flat'"),
+        ("list losses", "nothing is listed under 'losses'; did you mean 'loss'?"),
+        ("trian digits/ce", "trian"),
+        ("", "command"),
+    ],
+)
+def test_a_users_mistake_is_a_sentence_with_the_value_and_the_way_out(arguments, message, mistake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in mistake(*arguments.split())
+    assert not any(tmp_path.rglob(CHECKPOINT))
+
+
+def test_a_place_that_cannot_be_written_is_a_users_mistake(mistake, files, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    assert "cannot write" in mistake("train", files[0], "--out", tmp_path / "taken")
+
+
+def test_a_report_into_a_missing_text_is_a_users_mistake(mistake, compared, tmp_path):
+    assert "cannot read" in mistake("report", compared[0] / "lines.jsonl", "--into", tmp_path / "absent.md")
+
+
+def test_a_page_of_lines_alone_is_a_users_mistake(mistake, compared, tmp_path):
+    assert "a page is drawn from run folders" in mistake("report", compared[0] / "lines.jsonl", "--output", tmp_path / "x.html")
+
+
+def test_a_run_with_a_damaged_checkpoint_is_a_users_mistake(mistake, tiny_recipe, files, tmp_path, call):
+    assert call("train", files[0], "--out", tmp_path, "--set", "stages=[{epochs: 1}]")[0] == 0
+    run = next(tmp_path.glob("drw-*"))
+    (run / CHECKPOINT).write_bytes(b"PK")
+    for command in (["evaluate", run], ["export", run, "--output", tmp_path / "m"], ["predict", run, tmp_path]):
+        assert "is no checkpoint of safa, or is damaged" in mistake(*command)
+    (run / "result.json").unlink()
+    assert "is no checkpoint of safa, or is damaged" in mistake("train", "--resume", run)
+
+
+def test_an_interruption_outside_training_is_no_traceback(call, monkeypatch):
+    def interrupted(**_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "data", interrupted)
+    assert call("data", "digits") == (130, "", "safa: interrupted\n")
