@@ -96,7 +96,8 @@ def test_train_leaves_a_run_a_page_and_a_model_and_says_where(call, files, tmp_p
     folder = tmp_path / "runs" / "safa-seed3"
     assert (status, err) == (0, "")
     assert f"page:  {folder / 'report.html'}\nmodel: {folder / 'model.safetensors'}\n" in out
-    made = "checkpoint.pt data.json features.npz log.jsonl model.safetensors predictions.npz recipe.yaml report.html result.json subset.json"
+    made = "checkpoint.pt data.json features.npz log.jsonl model.safetensors predictions.npz recipe.yaml"
+    made += " report.html result.json subset.json"
     assert {path.name for path in folder.iterdir()} == set(made.split())
     assert json.loads((folder / "result.json").read_text())["seed"] == 3
 
@@ -259,7 +260,9 @@ def test_predict_writes_one_row_per_image(call, run, photos):
 
 
 def test_predict_writes_json_to_a_file(call, run, photos, tmp_path):
-    status, out, _ = call("predict", run, photos / "0.png", "--format", "json", "--top", "3", "--output", tmp_path / "labels.json")
+    status, out, _ = call(
+        "predict", run, photos / "0.png", "--format", "json", "--top", "3", "--output", tmp_path / "labels.json"
+    )
     assert (status, out) == (0, "")
     assert len(json.loads((tmp_path / "labels.json").read_text())) == 1
 
@@ -285,7 +288,17 @@ def test_help_teaches_and_ends_well(command, capsys):
 
 
 def test_every_command_has_its_function_and_its_word():
-    assert set(cli._COMMANDS) == {"train", "compare", "evaluate", "predict", "export", "report", "data", "list", "bench"}
+    assert set(cli._COMMANDS) == {
+        "train",
+        "compare",
+        "evaluate",
+        "predict",
+        "export",
+        "report",
+        "data",
+        "list",
+        "bench",
+    }
     for name, (_, text) in cli._COMMANDS.items():
         assert callable(getattr(commands, {"list": "list_names"}.get(name, name)))
         assert text.endswith(".")
@@ -328,7 +341,10 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("train --resume absent --set seed=1", "--set cannot change a run that is resumed"),
         ("train digits/ce --set sede=1", "has no key 'sede'; did you mean 'seed'?"),
         ("train digits/ce --set seed", "an override is KEY=VALUE"),
-        ("train digits/ce --seed -1", "seed"),
+        ("train digits/ce --seed -1", "--seed must be a whole number of at least 0, got '-1'"),
+        ("train digits/ce --seed one", "--seed must be a whole number of at least 0, got 'one'"),
+        ("train digits/ce --threads 0", "--threads must be a whole number of at least 1, got '0'"),
+        ("train digits/ce --imbalance_factor many", "--imbalance_factor must be a number, got 'many'"),
         ("train digits/ce --imbalance_factor 0.01", "at least 1, got 0.01; did you mean 100?"),
         ("train digits/ce --set stages.0.loss=ldma", "no loss is called 'ldma'; did you mean 'ldam'?"),
         ("train digits/ce --set model.backbone=resnet33", "no backbone is called 'resnet33'"),
@@ -353,11 +369,13 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("data digits --imbalance_factor 0.05", "did you mean 20?"),
         ("data digits --profile flat", "profile must be one of exponential, step, as_found, got 'flat'"),
         ("list losses", "nothing is listed under 'losses'; did you mean 'loss'?"),
-        ("trian digits/ce", "trian"),
-        ("", "command"),
+        ("trian digits/ce", "no command is called 'trian'; did you mean 'train'?; there are train, compare"),
+        ("", "name a command; there are train, compare"),
     ],
 )
-def test_a_users_mistake_is_a_sentence_with_the_value_and_the_way_out(arguments, message, mistake, tmp_path, monkeypatch):
+def test_a_users_mistake_is_a_sentence_with_the_value_and_the_way_out(
+    arguments, message, mistake, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert message in mistake(*arguments.split())
     assert not any(tmp_path.rglob(CHECKPOINT))
@@ -373,7 +391,9 @@ def test_a_report_into_a_missing_text_is_a_users_mistake(mistake, compared, tmp_
 
 
 def test_a_page_of_lines_alone_is_a_users_mistake(mistake, compared, tmp_path):
-    assert "a page is drawn from run folders" in mistake("report", compared[0] / "lines.jsonl", "--output", tmp_path / "x.html")
+    assert "a page is drawn from run folders" in mistake(
+        "report", compared[0] / "lines.jsonl", "--output", tmp_path / "x.html"
+    )
 
 
 def test_a_run_with_a_damaged_checkpoint_is_a_users_mistake(mistake, tiny_recipe, files, tmp_path, call):

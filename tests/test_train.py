@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from torch import nn
 from safa import checkpoint, runs
 from safa.errors import UserError
 from safa.losses import CrossEntropyLoss
+from safa.progress import Progress
 from safa.recipe import Augmenter, Model, Named, Optimizer, Recipe, Schedule, Stage
 from safa.train import CHECKPOINT, Sums, Trainer, network
 from safa.types import Augmented
@@ -470,3 +472,26 @@ def test_sums_survive_a_checkpoint_exactly():
     for value in torch.rand(50):
         sums.add({"a": value}, value)
     assert Sums.of(sums.state()).means() == sums.means()
+
+
+def test_progress_shows_epoch_speed_and_last_error():
+    progress = Progress(shown=True)
+    progress.start("LDAM[x]", epochs=3, done=0)
+    progress.epoch(0, steps=4, step=0)
+    for images in (16, 32):
+        progress.step(SimpleNamespace(images=images))
+    (task,) = progress.bars.tasks
+    assert re.fullmatch(r"epoch 1/3 \d+ img/s", task.fields["note"])
+    assert task.completed == 0.5
+    progress.finish_epoch({"epoch": 0, "images_per_second": 7.0, "test": {"error": 12.34}})
+    assert task.fields["note"] == "epoch 1/3 7 img/s · test error 12.3 %"
+    assert task.completed == 1
+
+
+def test_progress_draws_nothing_where_there_is_no_terminal(capsys):
+    with Progress() as progress:
+        assert not progress.shown
+        progress.start("x", epochs=1, done=0)
+        progress.epoch(0, steps=1, step=0)
+        progress.step(SimpleNamespace(images=16))
+    assert capsys.readouterr() == ("", "")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from safa.errors import UserError
+from safa.errors import UserError, closest
+
+_KINDS = {
+    "NonNegativeInt": "a whole number of at least 0",
+    "PositiveInt": "a whole number of at least 1",
+    "<class 'float'>": "a number",
+}
 
 EXAMPLES = """examples:
   safa compare digits/ldam-drw digits/ldam-drw-safa        about a minute; a table and a page
@@ -65,7 +72,21 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ARG002
         command = self.prog.replace(" [options]", "")
-        raise UserError(f"{message.strip()}\nTry '{command} --help'")
+        raise UserError(f"{_plainly(message.strip())}\nTry '{command} --help'")
+
+
+def _plainly(message: str) -> str:
+    """The parser speaks of keys and Python types; who calls a command knows options and numbers."""
+    unknown = re.search(r"invalid choice: '(.*?)'", message)
+    if unknown or message.startswith('expected "command"'):
+        named = f"no command is called {unknown[1]!r}{closest(unknown[1], _COMMANDS)}" if unknown else "name a command"
+        return f"{named}; there are {', '.join(_COMMANDS)}"
+    key = re.match(r'Parser key "([\w.]+)"', message)
+    wanted = next((words for kind, words in _KINDS.items() if kind in message), None)
+    if not key or not wanted:
+        return message
+    value = re.search(r"(?:value|base 10|Int): '?([^'\n]*?)'?(?: does not|$)", message)
+    return f"--{key[1]} must be {wanted}" + (f", got {value[1]!r}" if value else "")
 
 
 def _version() -> str:
@@ -75,9 +96,9 @@ def _version() -> str:
 
 
 def _recipe_options(p: ArgumentParser) -> None:
-    p.add_argument("--data", type=str | None, metavar="NAME|FOLDER|CSV", help="other images than the recipe names")
-    p.add_argument("--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
-    p.add_argument("--imbalance_factor", type=float | None, metavar="X", help="largest over smallest class, at least 1")
+    p.add_argument("--data", type=str, metavar="NAME|FOLDER|CSV", help="other images than the recipe names")
+    p.add_argument("--root", type=str, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
+    p.add_argument("--imbalance_factor", type=float, metavar="X", help="largest over smallest class, at least 1")
     p.add_argument(
         "--set", type=str, default=[], nargs="+", action="extend", metavar="KEY=VALUE",
         help="other values than the recipe's, e.g. stages.1.augmenter.start=random batch_size=64",
@@ -86,10 +107,10 @@ def _recipe_options(p: ArgumentParser) -> None:
 
 def _machine_options(p: ArgumentParser) -> None:
     p.add_argument("--out", type=str, default="runs", metavar="DIR", help="folder for the runs (default: runs)")
-    p.add_argument("--results", type=str | None, metavar="FILE", help="append the result lines to this file, too")
-    p.add_argument("--cache", type=str | None, metavar="DIR", help="shared states (default: OUT/.cache)")
+    p.add_argument("--results", type=str, metavar="FILE", help="append the result lines to this file, too")
+    p.add_argument("--cache", type=str, metavar="DIR", help="shared states (default: OUT/.cache)")
     p.add_argument("--device", type=str, default="auto", metavar="auto|cpu|cuda", help="where to train")
-    p.add_argument("--threads", type=PositiveInt | None, metavar="N", help="CPU threads (default: all cores)")
+    p.add_argument("--threads", type=PositiveInt, metavar="N", help="CPU threads (default: all cores)")
     p.add_argument(
         "--workers",
         type=NonNegativeInt,
@@ -101,9 +122,9 @@ def _machine_options(p: ArgumentParser) -> None:
 
 
 def _train(p: ArgumentParser) -> None:
-    p.add_argument("recipe", type=str | None, nargs="?", help="a name of 'safa list recipe', or a YAML file")
-    p.add_argument("--resume", type=str | None, metavar="RUN", help="go on with this run folder")
-    p.add_argument("--seed", type=NonNegativeInt | None, help="seed of the training (default: the recipe's)")
+    p.add_argument("recipe", type=str, nargs="?", help="a name of 'safa list recipe', or a YAML file")
+    p.add_argument("--resume", type=str, metavar="RUN", help="go on with this run folder")
+    p.add_argument("--seed", type=NonNegativeInt, help="seed of the training (default: the recipe's)")
     _recipe_options(p)
     _machine_options(p)
 
@@ -125,7 +146,7 @@ def _evaluate(p: ArgumentParser) -> None:
     p.add_argument("--split", type=str, default="test", metavar="test|validation", help="images to evaluate on")
     p.add_argument(
         "--root",
-        type=str | None,
+        type=str,
         metavar="DIR",
         help="folder of the data sets (default: as trained, or $SAFA_DATA)",
     )
@@ -136,7 +157,7 @@ def _predict(p: ArgumentParser) -> None:
     p.add_argument("run", type=str, help="run folder")
     p.add_argument("paths", type=str, nargs="+", help="image files or folders")
     p.add_argument("--format", type=str, default="csv", metavar="csv|json", help="what to write")
-    p.add_argument("--output", type=str | None, metavar="FILE", help="where to (default: standard output)")
+    p.add_argument("--output", type=str, metavar="FILE", help="where to (default: standard output)")
     p.add_argument("--top", type=PositiveInt, default=1, metavar="K", help="the K most probable classes")
     p.add_argument(
         "--on_corrupt",
@@ -150,7 +171,7 @@ def _predict(p: ArgumentParser) -> None:
 def _export(p: ArgumentParser) -> None:
     p.add_argument("run", type=str, help="run folder")
     p.add_argument("--format", type=str, default="safetensors", metavar="safetensors|onnx|pt2", help="file format")
-    p.add_argument("--output", type=str | None, metavar="FILE", help="where to (default: RUN/model.FORMAT)")
+    p.add_argument("--output", type=str, metavar="FILE", help="where to (default: RUN/model.FORMAT)")
 
 
 def _report(p: ArgumentParser) -> None:
@@ -161,27 +182,25 @@ def _report(p: ArgumentParser) -> None:
         metavar="PATH",
         help="run folders, JSONL files of result lines, or table1",
     )
-    p.add_argument("--output", type=str | None, metavar="FILE", help="write a page of the run folders here")
-    p.add_argument("--baseline", type=str | None, metavar="METHOD", help="what differences are taken to")
+    p.add_argument("--output", type=str, metavar="FILE", help="write a page of the run folders here")
+    p.add_argument("--baseline", type=str, metavar="METHOD", help="what differences are taken to")
     p.add_argument("--markdown", action="store_true", help="print GitHub tables")
-    p.add_argument(
-        "--into", type=str | None, metavar="FILE", help="put the tables between the markers of this text file"
-    )
+    p.add_argument("--into", type=str, metavar="FILE", help="put the tables between the markers of this text file")
 
 
 def _data(p: ArgumentParser) -> None:
     p.add_argument("name", type=str, help="a data set, an image folder or a CSV file")
-    p.add_argument("--root", type=str | None, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
-    p.add_argument("--imbalance_factor", type=float | None, metavar="X", help="draw an exponential tail first")
-    p.add_argument("--profile", type=str | None, metavar="exponential|step|as_found", help="shape of the tail")
-    p.add_argument("--png", type=str | None, metavar="FILE", help="draw the tail into this file")
+    p.add_argument("--root", type=str, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
+    p.add_argument("--imbalance_factor", type=float, metavar="X", help="draw an exponential tail first")
+    p.add_argument("--profile", type=str, metavar="exponential|step|as_found", help="shape of the tail")
+    p.add_argument("--png", type=str, metavar="FILE", help="draw the tail into this file")
     p.add_argument("--on_corrupt", type=Literal["stop", "skip"], default="stop", help="at an unreadable file")
 
 
 def _list(p: ArgumentParser) -> None:
     p.add_argument(
         "kind",
-        type=str | None,
+        type=str,
         nargs="?",
         help="loss, weighting, sampler, augmenter, backbone, head, augmentation, data or recipe",
     )
@@ -202,7 +221,7 @@ def _bench(p: ArgumentParser) -> None:
     )
     p.add_argument(
         "--results",
-        type=str | None,
+        type=str,
         metavar="FILE",
         help="append one JSON line to this file, not one that 'safa report' reads",
     )
