@@ -129,11 +129,11 @@ def report(paths: list[str], output: str | None, baseline: str | None, markdown:
     from safa.report import tables
     from safa.report.page import write_page
 
-    folders = [Path(path) for path in paths if Path(path).is_dir()]
-    lines = _lines(paths)
     if into is not None:
         _fill(Path(into), paths)
         return 0
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    lines = _lines(paths)
     rows = tables.against_paper(tables.summarise(lines))
     if markdown:
         _say(tables.to_markdown(rows))
