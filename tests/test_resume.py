@@ -59,7 +59,7 @@ class Interrupting(Progress):
         super().__init__(shown=False)
         self.left = at
 
-    def step(self, sums) -> None:
+    def step(self, images: int) -> None:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGTERM)

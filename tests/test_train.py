@@ -479,7 +479,7 @@ def test_progress_shows_epoch_speed_and_last_error():
     progress.start("LDAM[x]", epochs=3, done=0)
     progress.epoch(0, steps=4, step=0)
     for images in (16, 32):
-        progress.step(SimpleNamespace(images=images))
+        progress.step(images)
     (task,) = progress.bars.tasks
     assert re.fullmatch(r"epoch 1/3 \d+ img/s", task.fields["note"])
     assert task.completed == 0.5
@@ -493,5 +493,5 @@ def test_progress_draws_nothing_where_there_is_no_terminal(capsys):
         assert not progress.shown
         progress.start("x", epochs=1, done=0)
         progress.epoch(0, steps=1, step=0)
-        progress.step(SimpleNamespace(images=16))
+        progress.step(16)
     assert capsys.readouterr() == ("", "")

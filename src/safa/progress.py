@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-
-if TYPE_CHECKING:
-    from safa.train import Sums
 
 
 class Progress:
@@ -51,11 +48,11 @@ class Progress:
         self.index, self.steps, self.at = index, steps, step
         self.images: int | None = None
 
-    def step(self, sums: Sums) -> None:
-        """Called after every step; costs nothing where nothing is drawn."""
+    def step(self, images: int) -> None:
+        """Called after every step with the images of the epoch so far; costs nothing where nothing is drawn."""
         self.at += 1
         if self.shown:
-            speed = self._images_per_second(sums.images)
+            speed = self._images_per_second(images)
             done = self.index + self.at / self.steps
             self.bars.update(self.task, completed=done, note=f"epoch {self.index + 1}/{self.epochs}{speed}{self.error}")
 

@@ -121,7 +121,7 @@ class Trainer:
             self._train_step(epoch, images, labels)
             self.step += 1
             self.sums.images += len(images) * self.accelerator.num_processes
-            self.progress.step(self.sums)
+            self.progress.step(self.sums.images)
             # After the last step the epoch is whole; it is kept as such before the run stops.
             if self.step < len(self.batches) and self._agreed(stop):
                 self.sums.seconds += time.perf_counter() - started
