@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from safa.catalog import DATASETS
 from safa.data import cifar, digits, folder, idx, listing, table
 from safa.data.listing import OnCorrupt
 from safa.data.longtail import count_labels
@@ -14,12 +15,8 @@ from safa.errors import UserError, closest
 
 __all__ = ["BUILT_IN", "OnCorrupt", "Source", "Split", "load_source"]
 
-BUILT_IN: dict[str, str] = {
-    "digits": "1,797 digits of 8×8 inside scikit-learn, 40 per class kept for testing; no download",
-    "fashion-mnist": "70,000 garments of 28×28 (Xiao et al. 2017); Debian's package or IDX files",
-    "cifar10": "60,000 photographs of 32×32 in 10 classes (Krizhevsky 2009); a folder or the hub",
-    "cifar100": "60,000 photographs of 32×32 in 100 classes (Krizhevsky 2009); a folder or the hub",
-}
+BUILT_IN = {name: DATASETS[name] for name in ("digits", "fashion-mnist", "cifar10", "cifar100")}
+"""The data sets known by name, as ``safa list data`` describes them."""
 
 
 def load_source(
