@@ -60,6 +60,8 @@ class Data:
         order: which images of a class are kept: ``ldam`` shuffles, ``rsg`` takes the first.
         subset_seed: seed of that shuffle; not the seed of the training.
         validation: fraction of every class's training images set aside.
+        meta_per_class: images of every class taken out of training first, as the balanced set that meta
+            re-weighting steers by; see ``Stage.reweighting``.
         image_size: side of the square that files are decoded to.
         on_corrupt: stop at an unreadable image or skip it.
         augmentation: of the training images; the data set's own default when empty.
@@ -75,6 +77,7 @@ class Data:
     order: Literal["ldam", "rsg"] = "ldam"
     subset_seed: int = 0
     validation: float = 0.0
+    meta_per_class: int = 0
     image_size: int | None = None
     on_corrupt: Literal["stop", "skip"] = "stop"
     augmentation: Named | None = None
@@ -126,12 +129,16 @@ class Stage:
     """Some epochs under one regime.
 
     Attributes:
-        epochs: how many.
+        epochs: how many; with 0 only the classifier changes.
         loss: classification loss.
         weighting: class weights of the loss; none when empty (DRW: a second stage with weights).
         sampler: order of the images (DRS: a second stage with another sampler).
         augmenter: feature augmenter (SAFA: a second stage with one).
         generate: whether the augmenter may generate rows; RSG learns its centres before it does.
+        reweighting: weights of the single images, learnt on a balanced meta set (``Data.meta_per_class``).
+        head: another classifier from this stage on; some start from the former one or from the features.
+        trainable: names of the layers that learn, as in ``named_modules()``; all when empty. The others stand
+            still, batch-norm statistics included. Where it or ``head`` changes, the optimizer starts anew.
         optimizer: a new optimizer from this stage on; the former one goes on when empty.
         schedule: a learning rate counted from this stage's first epoch; the run's schedule when empty.
         evaluate_every: test the network after every so many epochs, and always after the last.
@@ -143,6 +150,9 @@ class Stage:
     sampler: Named = Named("instance")
     augmenter: Augmenter | None = None
     generate: bool = True
+    reweighting: Named | None = None
+    head: Named | None = None
+    trainable: tuple[str, ...] = ()
     optimizer: Optimizer | None = None
     schedule: Schedule | None = None
     evaluate_every: int = 1
