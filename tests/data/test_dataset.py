@@ -63,6 +63,23 @@ def test_a_folders_own_validation_split_is_used_unless_one_is_cut(folder):
     assert len(dataset.load(replace(spec, validation=0.25)).validation) == 3 + 1
 
 
+def test_a_meta_set_is_taken_out_of_training_as_many_of_every_class():
+    drawn, source = dataset.load(replace(TAIL, meta_per_class=3, validation=0.2)), load_source("digits")
+    assert np.bincount(drawn.meta.labels).tolist() == [3] * 10
+    np.testing.assert_array_equal(drawn.meta.images, source.train.images[drawn.subset.meta])
+    parts = [set(part) for part in (drawn.subset.train, drawn.subset.validation, drawn.subset.meta)]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert dataset.load(TAIL).meta is None
+
+
+def test_a_folder_gives_a_meta_set_beside_its_own_validation_split(folder):
+    spec = Data(str(folder(val=(3, 3))), profile="as_found", image_size=8, meta_per_class=2)
+    drawn = dataset.load(spec)
+    assert (drawn.class_counts, len(drawn.meta), len(drawn.validation)) == ([10, 2], 4, 6)
+    with pytest.raises(UserError, match="class 1 has 4 images: with 4 in the meta set none is left"):
+        dataset.load(replace(spec, meta_per_class=4))
+
+
 def test_counts_as_found_have_the_factor_they_have(folder):
     found = dataset.load(Data(str(folder()), profile="as_found", image_size=8))
     assert found.class_counts == [12, 4]
@@ -103,6 +120,7 @@ def facts(**changes: object) -> dict[str, object]:
         ({"largest": 25}, {"subset"}),
         ({"order": "rsg"}, {"subset"}),
         ({"validation": 0.2}, {"subset"}),
+        ({"meta_per_class": 2}, {"subset"}),
         ({"augmentation": Named("none")}, {"augmentation"}),
         ({"head_ratio": 0.3}, {"head_ratio"}),
     ],

@@ -40,6 +40,17 @@ CIFAR10 = {
 }
 
 
+# data set, imbalance factor -> total, largest and smallest class beside a meta set of 10 per class, as
+# get_img_num_per_cls of the released Meta-Weight-Net prints them.
+BESIDE_META = {
+    ("cifar10", 200): (11177, 4990, 24),
+    ("cifar10", 100): (12380, 4990, 49),
+    ("cifar100", 200): (9304, 490, 2),
+    ("cifar100", 100): (10626, 490, 4),
+}
+AVAILABLE = {"cifar10": (10, CIFAR10[10][1]), "cifar100": (100, [int(500 * 0.1 ** (c / 99.0)) for c in range(100)])}
+
+
 def balanced_labels(num_classes: int, each: int, seed: int = 7) -> np.ndarray:
     return np.random.RandomState(seed).permutation(np.repeat(np.arange(num_classes), each))
 
@@ -241,6 +252,7 @@ def test_a_class_without_an_image_is_named():
         ({"order": "random"}, "no order named 'random'"),
         ({"seed": -1}, "seed"),
         ({"validation": 1.0}, "validation"),
+        ({"meta_per_class": -1}, "meta_per_class is a number of images of each class, so at least 0, got -1"),
         ({"imbalance_factor": None}, "needs an imbalance_factor"),
         ({"largest": 11}, "class 0 needs 11 images"),
     ],
@@ -272,6 +284,86 @@ def test_a_validation_split_does_not_change_which_images_are_drawn():
     split = draw_subset(labels, 5, imbalance_factor=8, validation=0.25)
     assert sorted([*split.train, *split.validation]) == sorted(without.train)
     assert split.class_counts.sum() == len(split.train)
+
+
+@pytest.mark.parametrize(("data", "factor"), BESIDE_META)
+def test_counts_beside_a_meta_set_are_those_of_the_released_protocol(data, factor):
+    num_classes, available = AVAILABLE[data]
+    labels = np.random.RandomState(7).permutation(np.repeat(np.arange(num_classes), available))
+    subset = draw_subset(labels, num_classes, imbalance_factor=factor, meta_per_class=10)
+    largest = 50000 / num_classes - 10
+    released = [int(largest * (1 / factor) ** (c / (num_classes - 1.0))) for c in range(num_classes)]
+    assert subset.class_counts.tolist() == released
+    assert (subset.class_counts.sum(), max(released), min(released)) == BESIDE_META[data, factor]
+    assert count_labels(labels[subset.meta], num_classes).tolist() == [10] * num_classes
+
+
+@given(
+    spare=st.lists(st.integers(1, 30), min_size=2, max_size=6),
+    meta_per_class=st.integers(0, 5),
+    validation=st.floats(0, 0.9),
+    order=st.sampled_from(["ldam", "rsg"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_meta_set_is_balanced_and_disjoint_from_training_and_validation(spare, meta_per_class, validation, order, seed):
+    available = [n + meta_per_class for n in spare]
+    labels = np.random.RandomState(0).permutation(np.repeat(np.arange(len(spare)), available))
+    options = {"meta_per_class": meta_per_class, "validation": validation, "order": order, "seed": seed}
+    subset = draw_subset(labels, len(spare), profile="as_found", **options)
+    assert sorted([*subset.train, *subset.validation, *subset.meta]) == list(range(len(labels)))
+    assert count_labels(labels[subset.meta], len(spare)).tolist() == [meta_per_class] * len(spare)
+    assert count_labels(labels[subset.train], len(spare)).tolist() == subset.class_counts.tolist()
+    assert subset.class_counts.min() >= 1
+
+
+@pytest.mark.parametrize("order", ["ldam", "rsg"])
+def test_reading_meta_set_leaves_the_front_of_every_class_to_training(order):
+    labels = balanced_labels(5, 40)
+    without = draw_subset(labels, 5, imbalance_factor=8, order=order)
+    beside = draw_subset(labels, 5, imbalance_factor=8, order=order, meta_per_class=4)
+    for c in range(5):
+        kept, before = (s.train[labels[s.train] == c].tolist() for s in (beside, without))
+        assert kept == before[: len(kept)]
+    assert not set(beside.meta) & set(beside.train)
+
+
+def test_reading_meta_set_of_counts_as_found_is_no_tail_of_the_files():
+    labels = np.repeat([0, 1], [50, 20])
+    subset = draw_subset(labels, 2, profile="as_found", meta_per_class=5)
+    assert set(subset.meta) != {*range(45, 50), *range(65, 70)}
+    in_order = draw_subset(labels, 2, profile="as_found", meta_per_class=5, order="rsg")
+    assert set(in_order.meta) == {*range(45, 50), *range(65, 70)}
+
+
+def test_a_meta_set_is_part_of_the_hash_and_survives_json():
+    labels = balanced_labels(4, 30)
+    subset = draw_subset(labels, 4, imbalance_factor=10, meta_per_class=3)
+    lists = [np.array(part, dtype="<i8").tobytes() for part in (subset.train, subset.meta)]
+    assert subset.sha256 == hashlib.sha256(lists[0] + b"validation" + b"meta" + lists[1]).hexdigest()
+    again = Subset.from_json(subset.to_json())
+    assert (again.sha256, again.meta.tolist()) == (subset.sha256, subset.meta.tolist())
+    with pytest.raises(ValueError, match="read-only"):
+        again.meta[...] = 0
+
+
+def test_without_a_meta_set_a_stored_subset_is_what_it_was():
+    subset = draw_subset(balanced_labels(4, 30), 4, imbalance_factor=10)
+    stored = json.loads(subset.to_json())
+    assert list(stored) == ["sha256", "class_counts", "train", "validation"]
+    assert Subset.from_json(json.dumps(stored)).meta.size == 0
+
+
+def test_a_meta_set_that_leaves_a_class_nothing_is_refused_with_the_class():
+    labels = np.repeat([0, 1, 2], [30, 4, 3])
+    with pytest.raises(UserError, match=r"class 1 has 4 images: with 4 in the meta set none is left .* \(2 of 3"):
+        draw_subset(labels, 3, profile="as_found", meta_per_class=4)
+
+
+def test_a_class_that_falls_short_beside_the_meta_set_is_named():
+    labels = np.repeat([0, 1], [100, 50])  # a tail of factor 2 already
+    message = r"class 1 needs 45 images for this profile but has 40 beside the 10 of the meta set .* or meta_per_class"
+    with pytest.raises(UserError, match=message):
+        draw_subset(labels, 2, imbalance_factor=2, meta_per_class=10)
 
 
 def test_a_stratified_split_keeps_the_file_order():

@@ -17,7 +17,7 @@ from safa.errors import UserError
 
 @dataclass(frozen=True)
 class LongTailed:
-    """Training, validation and test images with everything a run needs to know of them."""
+    """Training, validation, test and meta images with everything a run needs to know of them."""
 
     source: Source
     subset: Subset
@@ -40,6 +40,11 @@ class LongTailed:
     def validation(self) -> Split | None:
         """Cut from the training images, or the folder's own ``val/``; None when there is neither."""
         return self.source.train.take(self.subset.validation) if len(self.subset.validation) else self.source.validation
+
+    @cached_property
+    def meta(self) -> Split | None:
+        """As many images of every class, taken out of training, that image weights are learnt on; None without."""
+        return self.source.train.take(self.subset.meta) if len(self.subset.meta) else None
 
     @property
     def groups(self) -> dict[str, np.ndarray]:
@@ -97,6 +102,7 @@ def load(spec: recipes.Data) -> LongTailed:
         order=spec.order,
         seed=spec.subset_seed,
         validation=spec.validation,
+        meta_per_class=spec.meta_per_class,
     )
     if not len(source.test.labels):
         raise UserError(f"{spec.name} has no test images; nothing could be said about the result")

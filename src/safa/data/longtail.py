@@ -21,6 +21,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Profile = Literal["exponential", "step", "as_found"]
 Order = Literal["ldam", "rsg"]
+Indices = Sequence[int] | IntArray
 
 
 def exponential_counts(largest: int, num_classes: int, imbalance_factor: float) -> IntArray:
@@ -101,23 +102,28 @@ class Subset:
     Attributes:
         train: indices into the source's training split, shape (n,), int64, class after class; read-only.
         validation: indices cut from the drawn images, shape (m,), int64, disjoint from ``train``; read-only.
+        meta: indices of the balanced meta set, class after class, int64, disjoint from both; read-only, and
+            empty unless one was asked for.
         class_counts: images of each class in ``train``, that is after the validation images were cut; shape
             (C,), int64.
-        sha256: hex digest of both index lists; see ``subset_hash``.
+        sha256: hex digest of the index lists; see ``subset_hash``.
     """
 
     train: IntArray
     validation: IntArray
+    meta: IntArray
     class_counts: IntArray
     sha256: str
 
     @classmethod
-    def of(cls, train: Sequence[int] | IntArray, validation: Sequence[int] | IntArray, class_counts: Any) -> Subset:
+    def of(cls, train: Indices, validation: Indices, class_counts: Any, meta: Indices = ()) -> Subset:
         """Freeze index lists and hash them."""
-        kept, cut, counts = (np.array(values, dtype=np.int64) for values in (train, validation, class_counts))
-        for array in (kept, cut, counts):
+        kept, cut, apart, counts = (
+            np.array(values, dtype=np.int64) for values in (train, validation, meta, class_counts)
+        )
+        for array in (kept, cut, apart, counts):
             array.setflags(write=False)
-        return cls(train=kept, validation=cut, class_counts=counts, sha256=subset_hash(kept, cut))
+        return cls(train=kept, validation=cut, meta=apart, class_counts=counts, sha256=subset_hash(kept, cut, apart))
 
     def to_json(self) -> str:
         """The subset as JSON text, to be stored with the run."""
@@ -125,6 +131,8 @@ class Subset:
             "class_counts": self.class_counts.tolist(),
             "train": self.train.tolist(),
             "validation": self.validation.tolist(),
+            # Only where there is one, so that a subset without reads as it always did.
+            **({"meta": self.meta.tolist()} if len(self.meta) else {}),
         }
         return json.dumps({"sha256": self.sha256, **lists})
 
@@ -137,7 +145,7 @@ class Subset:
         """
         try:
             stored = json.loads(text)
-            subset = cls.of(stored["train"], stored["validation"], stored["class_counts"])
+            subset = cls.of(stored["train"], stored["validation"], stored["class_counts"], stored.get("meta", ()))
             expected = stored["sha256"]
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"this is not a stored subset: {error!r}; draw it again") from error
@@ -149,14 +157,18 @@ class Subset:
         return subset
 
 
-def subset_hash(train: IntArray, validation: IntArray) -> str:
+def subset_hash(train: IntArray, validation: IntArray, meta: IntArray) -> str:
     """SHA-256 (hex) of the training indices, the word ``validation`` and the validation indices.
 
-    Indices count as little-endian int64, so every machine gets the same digest.
+    A meta set adds the word ``meta`` and its indices; without one the digest is what it was before there were
+    any. Indices count as little-endian int64, so every machine gets the same digest.
     """
     digest = hashlib.sha256(np.ascontiguousarray(train, dtype="<i8").tobytes())
     digest.update(b"validation")
     digest.update(np.ascontiguousarray(validation, dtype="<i8").tobytes())
+    if len(meta):
+        digest.update(b"meta")
+        digest.update(np.ascontiguousarray(meta, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -170,6 +182,7 @@ def draw_subset(
     order: Order = "ldam",
     seed: int = 0,
     validation: float = 0.0,
+    meta_per_class: int = 0,
 ) -> Subset:
     """Draw the long-tailed subset that a run trains on.
 
@@ -180,36 +193,50 @@ def draw_subset(
             count (equal counts by class id), or ``as_found`` to take every image; ``as_found`` ignores the
             next two arguments.
         imbalance_factor: largest over smallest class, at least 1.
-        largest: images of the most frequent class; by default as many as the largest class has.
+        largest: images of the most frequent class; by default as many as the largest class has, the meta set
+            taken out.
         order: which images of a class are taken. ``ldam`` shuffles each class as LDAM-DRW does, with one
             ``np.random.RandomState(seed)`` for class 0, class 1, …; ``rsg`` takes the first ones in file
             order, as RSG's copy of that code does: the counts agree, the images differ.
         seed: of the shuffle and of the validation images.
         validation: fraction in [0, 1) of each drawn class to set aside: ``int(fraction * count)``, never the
             last image.
+        meta_per_class: images of each class taken out before the profile is laid over the rest, as the
+            balanced set of meta re-weighting; 10 on CIFAR-LT.  [Shu et al. 2019]
 
     Returns:
         A frozen ``Subset`` whose ``class_counts`` are those of the images left for training.
 
+    Reading:
+        The released code of Shu et al. and of Jamal et al. shuffles a class, takes the meta set off the front
+        and shuffles the rest anew. Here the meta set is the end of the class, in the order of which training
+        takes the front: as random, and a run with a meta set trains on the images of the run without, less a
+        few. For that, ``ldam`` order shuffles ``as_found`` too once there is a meta set.
+
     Raises:
-        UserError: if a class has fewer images than its place in the profile asks for, naming the class.
+        UserError: if a class has fewer images than its place in the profile asks for, or none left beside the
+            meta set, naming the class.
     """
-    _check_choices(profile, order, seed, validation)
+    _check_choices(profile, order, seed, validation, meta_per_class)
     labels = np.asarray(labels)
     available = count_labels(labels, num_classes)
-    wanted = _wanted_counts(available, profile, imbalance_factor, largest)
-    _check_available(wanted, available)
-    shuffle = np.random.RandomState(seed) if order == "ldam" and profile != "as_found" else None
+    _check_left(available, meta_per_class)
+    wanted = _wanted_counts(available - meta_per_class, profile, imbalance_factor, largest)
+    _check_available(wanted, available - meta_per_class, meta_per_class)
+    shuffled = order == "ldam" and (profile != "as_found" or meta_per_class > 0)
+    shuffle = np.random.RandomState(seed) if shuffled else None
     # Another stream than the shuffle's, so a validation split does not change which images are drawn.
     cut = np.random.RandomState([seed, 1])
-    train, held_out = [], []
+    train, held_out, meta = [], [], []
     for indices, count in zip(_indices_by_class(labels, available), wanted, strict=True):
         if shuffle is not None:
             shuffle.shuffle(indices)
         kept, aside = _set_aside(indices[:count], validation, cut)
         train.append(kept)
         held_out.append(aside)
-    return Subset.of(np.concatenate(train), np.concatenate(held_out), [len(kept) for kept in train])
+        meta.append(indices[len(indices) - meta_per_class :])
+    counts = [len(kept) for kept in train]
+    return Subset.of(np.concatenate(train), np.concatenate(held_out), counts, np.concatenate(meta))
 
 
 def stratified_split(labels: NDArray[Any], num_classes: int, fraction: float, seed: int) -> tuple[IntArray, IntArray]:
@@ -259,7 +286,7 @@ def _without_empty_class(counts: IntArray, largest: int, imbalance_factor: float
     return counts
 
 
-def _check_choices(profile: str, order: str, seed: int, validation: float) -> None:
+def _check_choices(profile: str, order: str, seed: int, validation: float, meta_per_class: int) -> None:
     if profile not in ("exponential", "step", "as_found"):
         raise UserError(f"no profile named {profile!r}; there are exponential, step and as_found")
     if order not in ("ldam", "rsg"):
@@ -268,6 +295,8 @@ def _check_choices(profile: str, order: str, seed: int, validation: float) -> No
         raise UserError(f"the seed of a subset lies in [0, 2**32), got {seed}")
     if not 0 <= validation < 1:
         raise UserError(f"validation is the fraction of each class to set aside, in [0, 1), got {validation}")
+    if meta_per_class < 0:
+        raise UserError(f"meta_per_class is a number of images of each class, so at least 0, got {meta_per_class}")
 
 
 def _wanted_counts(
@@ -284,16 +313,26 @@ def _wanted_counts(
     return wanted
 
 
-def _check_available(wanted: IntArray, available: IntArray) -> None:
+def _check_left(available: IntArray, meta_per_class: int) -> None:
     if not available.all():
         raise UserError(f"class {int(np.argmin(available))} has no training image; leave the class out or add images")
+    short = np.flatnonzero(available <= meta_per_class)
+    if short.size:
+        raise UserError(
+            f"class {short[0]} has {available[short[0]]} images: with {meta_per_class} in the meta set none is left to "
+            f"train on ({short.size} of {len(available)} classes are short); lower meta_per_class or add images"
+        )
+
+
+def _check_available(wanted: IntArray, available: IntArray, meta_per_class: int) -> None:
     short = np.flatnonzero(wanted > available)
     if short.size:
         worst = short[0]
+        beside = f" beside the {meta_per_class} of the meta set" if meta_per_class else ""
         raise UserError(
-            f"class {worst} needs {wanted[worst]} images for this profile but has {available[worst]} "
-            f"({short.size} of {len(wanted)} classes are short); raise imbalance_factor, lower largest, "
-            f"or use profile 'as_found'"
+            f"class {worst} needs {wanted[worst]} images for this profile but has {available[worst]}{beside} "
+            f"({short.size} of {len(wanted)} classes are short); raise imbalance_factor, lower largest"
+            f"{' or meta_per_class' if meta_per_class else ''}, or use profile 'as_found'"
         )
 
 
