@@ -1,20 +1,13 @@
-"""Classification heads: from features (n, d) to final logits (n, k)."""
+"""The cosine head of LDAM-DRW."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.errors import UserError
-
-HeadBuilder = Callable[[int, int], nn.Module]
-"""``(in_features, num_classes) -> head``: a class, or for instance ``partial(CosineHead, scale=20.0)``."""
-
-LinearHead = nn.Linear
-"""The ordinary head: ``features @ weight.T + bias``."""
+from safa.heads.features import check_sizes, lifted
 
 
 class CosineHead(nn.Module):
@@ -43,8 +36,7 @@ class CosineHead(nn.Module):
 
     def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
         super().__init__()
-        if min(in_features, num_classes) < 1:
-            raise UserError(f"a head needs at least 1 feature and 1 class, got {in_features} and {num_classes}")
+        check_sizes(in_features, num_classes)
         if not scale > 0:
             raise UserError(f"scale multiplies cosines, so it must be positive, got {scale}; LDAM-DRW uses 30")
         self.in_features = in_features
@@ -61,9 +53,8 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            exact = torch.promote_types(features.dtype, torch.float32)
-            directions = F.normalize(features.to(exact), dim=1)
-            class_vectors = F.normalize(self.weight.to(exact), dim=1)
+            directions = F.normalize(lifted(features), dim=1)
+            class_vectors = F.normalize(self.weight.to(directions), dim=1)
             return self.scale * F.linear(directions, class_vectors)
 
     def extra_repr(self) -> str:
