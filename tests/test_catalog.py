@@ -12,6 +12,7 @@ from safa.catalog import CATALOG, DATASETS, build, resolve
 from safa.data.sources import BUILT_IN
 from safa.errors import UserError
 from safa.losses import CrossEntropyLoss, LDAMLoss
+from safa.types import Augmenter
 
 ENTRIES = [(kind, name) for kind, entries in CATALOG.items() for name in entries]
 
@@ -61,6 +62,14 @@ def test_every_weighting_is_built_from_what_the_library_knows(name):
 def test_every_sampler_is_built_from_what_the_library_knows(name):
     known = {"labels": [0, 0, 1, 1], "batch_size": 2, "seed": 0, "rank": 0, "world_size": 1}
     assert len(build("sampler", name, {}, **known)) > 0
+
+
+@pytest.mark.parametrize("name", CATALOG["augmenter"])
+def test_every_augmenter_is_built_from_what_the_library_knows(name):
+    augmenter = build("augmenter", name, {}, channels=4, class_counts=[9, 5, 2, 2, 1], head_ratio=0.4)
+    out = augmenter(torch.rand(6, 4, 3, 3), torch.tensor([0, 0, 1, 1, 3, 3]))
+    assert len(out.features) == len(out.labels)
+    assert isinstance(augmenter, Augmenter)
 
 
 def test_only_what_the_target_asks_for_is_given():

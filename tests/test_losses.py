@@ -30,12 +30,21 @@ from tests.reference import losses as literal
 COUNTS = [500, 60, 7, 1]
 WEIGHT = [0.2, 0.8, 1.2, 1.8]
 CRITERIA: dict[str, Callable[..., nn.Module]] = {
-    "cross_entropy": lambda counts=COUNTS, **weight: CrossEntropyLoss(**weight),
-    "smoothed": lambda counts=COUNTS, **weight: CrossEntropyLoss(label_smoothing=0.1, **weight),
-    "focal": lambda counts=COUNTS, **weight: FocalLoss(gamma=1.5, **weight),
-    "ldam": lambda counts=COUNTS, **weight: LDAMLoss(counts, scale=3.0, **weight),
-    "balanced_softmax": lambda counts=COUNTS, **weight: BalancedSoftmaxLoss(counts, **weight),
-    "logit_adjustment": lambda counts=COUNTS, **weight: LogitAdjustmentLoss(counts, tau=0.7, **weight),
+    "cross_entropy": lambda counts=COUNTS, **options: CrossEntropyLoss(**options),
+    "smoothed": lambda counts=COUNTS, **options: CrossEntropyLoss(label_smoothing=0.1, **options),
+    "focal": lambda counts=COUNTS, **options: FocalLoss(gamma=1.5, **options),
+    "ldam": lambda counts=COUNTS, **options: LDAMLoss(counts, scale=3.0, **options),
+    "balanced_softmax": lambda counts=COUNTS, **options: BalancedSoftmaxLoss(counts, **options),
+    "logit_adjustment": lambda counts=COUNTS, **options: LogitAdjustmentLoss(counts, tau=0.7, **options),
+}
+ONES = [1.0] * 4
+LITERAL: dict[str, Callable[[list[float], int], float]] = {  # one row's loss, by its definition
+    "cross_entropy": lambda row, c: literal.cross_entropy([row], [c], ONES),
+    "smoothed": lambda row, c: literal.cross_entropy([row], [c], ONES),
+    "focal": lambda row, c: literal.focal([row], [c], 1.5, ONES),
+    "ldam": lambda row, c: literal.ldam_from_cosines([[z / 3 for z in row]], [c], COUNTS, 0.5, 3.0, ONES),
+    "balanced_softmax": lambda row, c: literal.balanced_softmax([row], [c], COUNTS, ONES),
+    "logit_adjustment": lambda row, c: literal.logit_adjustment([row], [c], COUNTS, 0.7, ONES),
 }
 every_criterion = pytest.mark.parametrize("build", CRITERIA.values(), ids=CRITERIA.keys())
 with_and_without_weight = pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
@@ -45,6 +54,15 @@ def batch(n: int = 11, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(3)
     logits = 2 * torch.randn(n, len(COUNTS), generator=generator, dtype=dtype)
     return logits, torch.randint(len(COUNTS), (n,), generator=generator)
+
+
+def soft_labels(n: int = 11) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return (2 * torch.randn(n, len(COUNTS), generator=generator, dtype=torch.float64)).softmax(1)
+
+
+def one_hot(labels: Tensor) -> Tensor:
+    return F.one_hot(labels, len(COUNTS)).double()
 
 
 def tensor_or_none(weight: list[float] | None) -> Tensor | None:
@@ -183,6 +201,149 @@ def test_uniform_weights_change_nothing(build):
     assert close(build(weight=uniform_weights(COUNTS))(logits, labels), build()(logits, labels))
 
 
+# --- soft labels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@with_and_without_weight
+def test_reading_a_soft_label_is_every_class_by_its_share(name, weight):
+    logits, labels = batch()[0], soft_labels()
+    shares = 0.9 * labels + 0.1 / 4 if name == "smoothed" else labels
+    rows = literal.soft_rows(lambda i, c: LITERAL[name](logits[i].tolist(), c), shares.tolist(), weight or ONES)
+    criterion = CRITERIA[name](weight=tensor_or_none(weight), reduction="none")
+    assert close(criterion(logits, labels), torch.tensor(rows))
+    criterion.reduction = "mean"
+    over_images = sum(rows) / len(rows)
+    expected = over_images if name == "focal" else literal.soft_mean(rows, labels.tolist(), weight or ONES)
+    assert close(criterion(logits, labels), expected)
+
+
+@every_criterion
+@with_and_without_weight
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_soft_label_that_is_all_one_class_is_that_class(build, weight, reduction):
+    logits, labels = batch()
+    criterion = build(weight=tensor_or_none(weight), reduction=reduction)
+    assert close(criterion(logits, one_hot(labels)), criterion(logits, labels))
+
+
+@every_criterion
+@with_and_without_weight
+def test_reading_a_batch_mixed_with_its_own_permutation_is_the_released_mixture_of_two_means(build, weight):
+    logits, labels = batch()
+    partner = torch.randperm(len(labels), generator=torch.Generator().manual_seed(5))
+    mixed = 0.3 * one_hot(labels) + 0.7 * one_hot(labels[partner])
+    criterion = build(weight=tensor_or_none(weight))
+    released = 0.3 * criterion(logits, labels) + 0.7 * criterion(logits, labels[partner])
+    assert close(criterion(logits, mixed), released)
+
+
+@every_criterion
+def test_rows_that_are_mixed_by_different_shares_are_mixed_each_by_its_own(build):
+    logits, labels = batch()
+    share = torch.linspace(0, 1, len(labels), dtype=torch.float64)
+    other = labels.roll(1)
+    mixed = share[:, None] * one_hot(labels) + (1 - share)[:, None] * one_hot(other)
+    criterion = build(weight=torch.tensor(WEIGHT), reduction="none")
+    expected = share * criterion(logits, labels) + (1 - share) * criterion(logits, other)
+    assert close(criterion(logits, mixed), expected)
+
+
+def test_smoothing_a_soft_label_is_torchs():
+    logits, labels = batch()[0], soft_labels()
+    assert close(
+        CrossEntropyLoss(label_smoothing=0.2)(logits, labels),
+        F.cross_entropy(logits, labels, label_smoothing=0.2),
+    )
+
+
+@every_criterion
+@with_and_without_weight
+def test_gradients_with_soft_labels_are_those_of_finite_differences(build, weight):
+    logits, labels = batch(5)[0], soft_labels(5)
+    logits[0] += torch.tensor([0.0, 9.0, 0.0, 0.0])  # one class as good as certain
+    for reduction in ("mean", "none"):
+        criterion = build(weight=tensor_or_none(weight), reduction=reduction)
+        assert torch.autograd.gradcheck(lambda z: criterion(z, labels), logits.clone().requires_grad_())  # noqa: B023
+
+
+def ldam_by_the_loop(logits: Tensor, scale: float) -> Tensor:
+    """Losses (n, k) of every class had it been the label."""
+    rows = [[z / scale for z in row] for row in logits.tolist()]
+    classes = range(logits.shape[1])
+    return torch.tensor(
+        [[literal.ldam_from_cosines([row], [c], COUNTS, 0.5, scale, ONES) for c in classes] for row in rows]
+    )
+
+
+def test_ldam_with_soft_labels_is_exact_in_float32_where_a_class_is_certain_within_rounding():
+    logits = torch.tensor([[30.0, -30, 0, 1], [0, 25, 25, 3], [3, 2, 1, 29.5], [17, 0.5, 0, 16]])
+    assert logits.softmax(1).max() == 1
+    each = torch.eye(4).repeat_interleave(4, dim=0)  # every row with every label
+    losses = LDAMLoss(COUNTS, reduction="none")(logits.repeat(4, 1), each)
+    expected = ldam_by_the_loop(logits.double(), 30.0).T.flatten()
+    torch.testing.assert_close(losses, expected.float(), rtol=5e-6, atol=0)  # logits of 30 are known to 2e-6
+
+
+def test_gradients_of_ldam_with_soft_labels_are_exact_in_float32_where_a_class_is_certain_within_rounding():
+    logits = torch.tensor([[30.0, -30, 0, 1], [0, 25, 25, 3], [3, 2, 1, 29.5]]).repeat(4, 1)
+    labels = torch.arange(4).repeat_interleave(3)
+    single, double = logits.requires_grad_(), logits.detach().double().requires_grad_()
+    LDAMLoss(COUNTS)(single, F.one_hot(labels, 4).float()).backward()
+    LDAMLoss(COUNTS)(double, labels).backward()
+    torch.testing.assert_close(single.grad, double.grad.float(), rtol=1e-5, atol=1e-14)
+
+
+def test_ldam_of_a_single_class_loses_nothing_and_has_no_gradient():
+    logits = torch.tensor([[2.0], [-50.0]], requires_grad=True)
+    loss = LDAMLoss([7])(logits, torch.ones(2, 1))
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(logits.grad, torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("shape", [(11,), (11, 3), (4, 11)])
+@every_criterion
+def test_soft_labels_of_another_shape_are_refused(build, shape):
+    with pytest.raises(UserError, match=r"one probability per row and class, shape \(11, 4\) like the logits, got"):
+        build()(batch()[0], torch.ones(shape))
+
+
+# --- one loss per row --------------------------------------------------------------------------------------
+
+
+@every_criterion
+@with_and_without_weight
+def test_losses_per_row_lead_back_to_the_mean(build, weight):
+    logits, labels = batch()
+    rows = build(weight=tensor_or_none(weight), reduction="none")(logits, labels)
+    assert rows.shape == (11,)
+    criterion = build(weight=tensor_or_none(weight))
+    total = 11 if isinstance(criterion, FocalLoss) else torch.tensor(weight or ONES)[labels].sum()
+    assert close(rows.sum() / total, criterion(logits, labels))
+
+
+@with_and_without_weight
+def test_losses_per_row_are_torchs(weight):
+    logits, labels = batch()
+    rows = CrossEntropyLoss(weight=tensor_or_none(weight), reduction="none")(logits, labels)
+    torchs = nn.CrossEntropyLoss(None if weight is None else torch.tensor(weight).double(), reduction="none")
+    assert close(rows, torchs(logits, labels))
+
+
+@every_criterion
+@pytest.mark.parametrize("reduction", ["sum", None, "Mean"])
+def test_another_reduction_is_refused(build, reduction):
+    said = f"reduction must be 'mean' or 'none', got {reduction!r}"
+    with pytest.raises(UserError, match=said):
+        build(reduction=reduction)
+    criterion = build()
+    criterion.reduction = reduction
+    for labels in (batch()[1], soft_labels()):
+        with pytest.raises(UserError, match=said):
+            criterion(batch()[0], labels)
+
+
 # --- what holds for every loss -----------------------------------------------------------------------------
 
 
@@ -199,10 +360,11 @@ def test_renaming_the_classes_changes_nothing(build):
     logits, labels = batch()
     old_of_new = torch.tensor([2, 0, 3, 1])
     new_of_old = torch.argsort(old_of_new)
-    renamed = build(counts=[COUNTS[c] for c in old_of_new], weight=torch.tensor(WEIGHT)[old_of_new])(
-        logits[:, old_of_new], new_of_old[labels]
-    )
-    assert close(renamed, build(weight=torch.tensor(WEIGHT))(logits, labels))
+    criterion = build(weight=torch.tensor(WEIGHT))
+    renamed = build(counts=[COUNTS[c] for c in old_of_new], weight=torch.tensor(WEIGHT)[old_of_new])
+    assert close(renamed(logits[:, old_of_new], new_of_old[labels]), criterion(logits, labels))
+    soft = soft_labels()
+    assert close(renamed(logits[:, old_of_new], soft[:, old_of_new]), criterion(logits, soft))
 
 
 @every_criterion
@@ -210,14 +372,17 @@ def test_renaming_the_classes_changes_nothing(build):
 def test_half_precision_logits_give_the_float32_loss(build, half):
     logits, labels = batch()
     criterion = build(weight=torch.tensor(WEIGHT))
-    loss = criterion(logits.to(half), labels)
-    assert loss.dtype == torch.float32
-    assert torch.equal(loss, criterion(logits.to(half).float(), labels))
+    for given, in_full in ((labels, labels), (soft_labels().to(half), soft_labels().to(half).float())):
+        loss = criterion(logits.to(half), given)
+        assert loss.dtype == torch.float32
+        assert torch.equal(loss, criterion(logits.to(half).float(), in_full))
 
 
 @every_criterion
 def test_double_logits_give_a_double_loss(build):
-    assert build(weight=torch.tensor(WEIGHT))(*batch()).dtype == torch.float64
+    logits, labels = batch()
+    for given in (labels, soft_labels(), soft_labels().float()):
+        assert build(weight=torch.tensor(WEIGHT))(logits, given).dtype == torch.float64
 
 
 @every_criterion
@@ -241,17 +406,19 @@ def test_tensors_are_buffers_that_move_and_are_not_saved(build):
 
 @every_criterion
 def test_huge_logits_give_finite_losses_and_gradients(build):
-    logits = torch.tensor([[1e4, -1e4, 0.0, 0.0], [-1e4, 1e4, 0.0, 0.0]], requires_grad=True)
-    loss = build()(logits, torch.tensor([0, 0]))
-    loss.backward()
-    assert loss.isfinite()
-    assert logits.grad.isfinite().all()
+    for labels in (torch.tensor([0, 0]), torch.tensor([[1.0, 0, 0, 0], [0.7, 0.3, 0, 0]])):
+        logits = torch.tensor([[1e4, -1e4, 0.0, 0.0], [-1e4, 1e4, 0.0, 0.0]], requires_grad=True)
+        loss = build()(logits, labels)
+        loss.backward()
+        assert loss.isfinite()
+        assert logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("labels", [torch.tensor([0]), torch.tensor([[1.0, 0.0]])], ids=["hard", "soft"])
 @pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0])
-def test_focal_gradient_is_finite_where_the_model_is_certain(gamma):
+def test_focal_gradient_is_finite_where_the_model_is_certain(gamma, labels):
     logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
-    FocalLoss(gamma=gamma)(logits, torch.tensor([0])).backward()
+    FocalLoss(gamma=gamma)(logits, labels).backward()
     assert logits.grad.abs().max() < 1e-6
 
 
@@ -260,7 +427,30 @@ def test_compiled_equals_eager(build):
     logits, labels = batch()
     criterion = build(weight=torch.tensor(WEIGHT))
     compiled = torch.compile(criterion, backend="eager", fullgraph=True)
-    assert close(compiled(logits, labels), criterion(logits, labels))
+    for given in (labels, soft_labels()):
+        assert close(compiled(logits, given), criterion(logits, given))
+
+
+@every_criterion
+@with_and_without_weight
+def test_class_ids_give_the_bits_of_torchs_own_cross_entropy(build, weight):
+    logits, labels = batch(dtype=torch.float32)
+    criterion = build(weight=tensor_or_none(weight))
+    counts = torch.tensor(COUNTS).float()
+    if isinstance(criterion, FocalLoss):
+        ce = F.cross_entropy(logits, labels, reduction="none")
+        loss = (-torch.expm1(-ce)) ** 1.5 * ce
+        assert torch.equal(criterion(logits, labels), ((criterion.weight[labels] * loss) if weight else loss).mean())
+        return
+    smoothing = getattr(criterion, "label_smoothing", 0.0)
+    if isinstance(criterion, LDAMLoss):
+        logits = logits - 3.0 * ldam_margins(COUNTS)[labels, None] * F.one_hot(labels, 4)
+    elif isinstance(criterion, BalancedSoftmaxLoss):
+        logits = logits + counts.log()
+    elif isinstance(criterion, LogitAdjustmentLoss):
+        logits = logits + 0.7 * (counts / counts.sum()).log()
+    expected = F.cross_entropy(logits, labels, weight=tensor_or_none(weight), label_smoothing=smoothing)
+    assert torch.equal(criterion(batch(dtype=torch.float32)[0], labels), expected)
 
 
 def test_modules_equal_their_functions():
@@ -285,9 +475,24 @@ def test_modules_equal_their_functions():
         assert torch.equal(module(logits, labels), value)
 
 
+def test_modules_equal_their_functions_with_soft_labels_row_by_row():
+    logits, labels, counts = batch()[0], soft_labels(), torch.tensor(COUNTS)
+    options = {"weight": torch.tensor(WEIGHT), "reduction": "none"}
+    same = [
+        (FocalLoss(**options), focal_loss(logits, labels, **options)),
+        (LDAMLoss(COUNTS, **options), ldam_loss(logits, labels, ldam_margins(COUNTS), **options)),
+        (BalancedSoftmaxLoss(COUNTS, **options), balanced_softmax_loss(logits, labels, counts, **options)),
+        (LogitAdjustmentLoss(COUNTS, **options), logit_adjustment_loss(logits, labels, counts, **options)),
+    ]
+    for module, value in same:
+        assert value.shape == (11,)
+        assert torch.equal(module(logits, labels), value)
+
+
 def test_settings_show_in_the_representation():
     assert repr(LDAMLoss(COUNTS)) == "LDAMLoss(max_margin=0.5, scale=30.0, unweighted)"
     assert repr(FocalLoss(weight=torch.ones(4))) == "FocalLoss(gamma=1.0, weighted)"
+    assert repr(BalancedSoftmaxLoss(COUNTS, reduction="none")) == "BalancedSoftmaxLoss(unweighted, reduction='none')"
 
 
 # --- errors ------------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from safa.augmenters import SAFA
+from safa.augmenters import SAFA, CutMix, Mixup, Remix
 from safa.backbones import densenet40, resnet8
 from safa.errors import UserError
-from safa.plugin import Place, PlugIn
+from safa.plugin import INPUT, Place, PlugIn
 from safa.types import Augmented, Augmenter, Output
 
 COUNTS = [60, 40, 5, 3, 2]  # classes 0 and 1 are head at a head_ratio of 0.4
@@ -72,6 +72,21 @@ class Repeat(nn.Module):
             return Augmented(features, labels, 0 * self.scale)
         rows = torch.cat([features, self.scale * features[:3]])
         return Augmented(rows, torch.cat([labels, labels[:3]]), self.scale**2, {"scale": self.scale.detach()})
+
+
+class Reverse(nn.Module):
+    """Mixes every row with the one at the other end, half and half."""
+
+    active, learns_while_idle, mixes = True, False, True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, features: Tensor, labels: Tensor) -> Augmented:
+        self.entered.append((features, labels))
+        soft = labels if labels.dim() == 2 else F.one_hot(labels, len(COUNTS)).float()
+        return Augmented((features + features.flip(0)) / 2, (soft + soft.flip(0)) / 2, features.new_zeros(()))
 
 
 def images(n: int = B, seed: int = 0, size: int = 12) -> Tensor:
@@ -458,7 +473,7 @@ def backward(run: Callable[..., Output], plug: PlugIn, rank: int, labels: Tensor
 
 
 def one_process(rank: int, folder: str) -> None:
-    """Idle and frozen, active, without a tail on one rank; each beside the gradients of this one alone."""
+    """Idle and frozen, active, without a tail on one rank, mixed; each beside the gradients of this one alone."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=200)
@@ -476,11 +491,15 @@ def one_process(rank: int, folder: str) -> None:
         labels = NO_TAIL if without else LABELS
         alone = copy.deepcopy(plug)
         seen[step] = backward(parallel, plug, rank, labels), backward(alone, alone, rank, labels)
+    for before in ("input", "body"):
+        plug = PlugIn(small(), before, Remix(COUNTS))
+        parallel, alone = DistributedDataParallel(plug), copy.deepcopy(plug)
+        seen[f"mixed before {before}"] = backward(parallel, plug, rank, LABELS), backward(alone, alone, rank, LABELS)
     torch.save(seen, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_agree_on_gradients_idle_active_and_with_a_tail_on_one_rank_only(tmp_path):
+def test_two_processes_agree_on_gradients_idle_active_mixed_and_with_a_tail_on_one_rank_only(tmp_path):
     torch.multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for step, (together, alone) in first.items():
@@ -503,6 +522,7 @@ def test_reading_the_place_of_the_paper_is_the_models_own_default():
 
 
 PLACES = [
+    Place("input", (3, 32, 32)),
     Place("conv1", (3, 32, 32)),
     Place("bn1", (16, 32, 32)),
     Place("layer1", (16, 32, 32)),
@@ -544,7 +564,8 @@ def test_probe_leaves_modes_statistics_and_random_numbers_alone():
 def test_probe_takes_height_width_and_channels_and_tries_one_layer_if_asked():
     gray = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 8 * 3, 5))
     assert PlugIn.probe(gray, (10, 5), channels=1, only="2") == [Place("2", (96,))]
-    assert [place.name for place in PlugIn.probe(gray, (10, 5), channels=1)] == ["0", "1", "2"]
+    assert PlugIn.probe(gray, (10, 5), channels=1, only=INPUT) == [Place("input", (1, 10, 5))]
+    assert [place.name for place in PlugIn.probe(gray, (10, 5), channels=1)] == ["input", "0", "1", "2"]
 
 
 class ByKeyword(nn.Module):
@@ -573,7 +594,7 @@ class Branches(nn.Module):
 
 
 def test_probe_leaves_out_branches_layers_used_twice_or_never_and_inputs_that_are_no_images():
-    assert [place.name for place in PlugIn.probe(Branches(), 12)] == ["stem", "fc"]
+    assert [place.name for place in PlugIn.probe(Branches(), 12)] == ["input", "stem", "fc"]
 
 
 def test_probe_leaves_out_layers_after_which_the_network_insists_on_its_number_of_rows():
@@ -583,7 +604,193 @@ def test_probe_leaves_out_layers_after_which_the_network_insists_on_its_number_o
             assert len(features) == len(images)
             return self.fc(features.mean(dim=(2, 3)))
 
-    assert [place.name for place in PlugIn.probe(Picky(), 12)] == ["fc"]
+    assert [place.name for place in PlugIn.probe(Picky(), 12)] == ["input", "fc"]
+
+
+# --- mixing, and the network's own input -------------------------------------------------------------------
+
+
+def test_an_augmenter_that_mixes_gives_as_many_rows_with_soft_labels():
+    plug, bare = PlugIn(small(), INPUT, Reverse()), small()
+    out = plug(images(), LABELS)
+    assert torch.equal(out.logits, bare((images() + images().flip(0)) / 2))
+    ids = F.one_hot(LABELS, 5).float()
+    assert torch.equal(out.labels, (ids + ids.flip(0)) / 2)
+
+
+def test_soft_labels_go_to_an_augmenter_that_mixes():
+    plug, given = PlugIn(small(), INPUT, Reverse()), torch.rand(B, 5).softmax(1)
+    out = plug(images(), given)
+    assert plug.augmenter.entered[0][1] is given
+    torch.testing.assert_close(out.labels, (given + given.flip(0)) / 2)
+
+
+def test_before_the_input_the_images_themselves_are_given():
+    plug, x = PlugIn(small(), "input", Reverse()), images()
+    plug(x, LABELS)
+    assert plug.augmenter.entered[0][0] is x
+
+
+def test_before_the_input_rows_can_be_added_as_well():
+    plug, bare = PlugIn(small(), INPUT, Repeat()), small()
+    x, out = images(), plug(images(), LABELS)
+    assert torch.equal(out.logits, bare(torch.cat([x, 2 * x[:3]])))
+    assert out.labels.tolist() == [*LABELS.tolist(), *LABELS[:3].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("make", "before"),
+    [(make, place) for make in (Mixup, Remix, CutMix) for place in ("input", "body")] + [(Mixup, "fc"), (Remix, "fc")],
+)
+def test_a_network_learns_from_mixed_rows_and_is_left_as_it_was(make, before):
+    plug = PlugIn(small(), before, make(COUNTS))
+    train(plug, plug.parameters(), steps=4)
+    assert_left_as_it_was(plug.model)
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in plug.parameters())
+    copied = copy.deepcopy(plug.model).eval()
+    assert torch.equal(plug.eval()(images()).logits, copied(images()))
+
+
+def test_mixing_before_a_layer_mixes_what_enters_it():
+    plug, bare = PlugIn(small(), "body", Reverse()), small()
+    out = plug(images(), LABELS)
+    entering = bare.stem(images())
+    mixed = (entering + entering.flip(0)) / 2
+    torch.testing.assert_close(out.logits, bare.fc(bare.body(mixed).mean(dim=(2, 3))))
+
+
+class Entrance(Small):
+    """Has a layer of the name that stands for the network's own input; what enters it is something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = nn.AvgPool2d(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.input(1 - images))
+
+
+def test_a_layer_called_input_goes_before_the_networks_own_input():
+    model = Entrance()
+    plug = PlugIn(model, "input", Reverse())
+    plug(images(), LABELS)
+    assert torch.equal(plug.augmenter.entered[0][0], 1 - images())
+    assert [place.name for place in PlugIn.probe(model, 12)] == ["input", "stem", "stem.0", "stem.1", "stem.2", "body",
+                                                               "body.0", "body.1", "body.2", "fc"]  # fmt: skip
+
+
+def test_reading_mixing_is_done_on_the_input_unless_a_layer_is_named():
+    assert PlugIn(resnet8(5), augmenter=Mixup(COUNTS)).before == "input"
+    assert PlugIn(resnet8(5), "layer3", Mixup(COUNTS)).before == "layer3"
+    assert PlugIn(resnet8(5), augmenter=safa_of(32)).before == "layer3"
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+def test_rows_can_be_mixed_at_every_place_of_probe(place):
+    plug = PlugIn(resnet8(5), place.name, Mixup(COUNTS))
+    out = plug(images(), LABELS)
+    assert out.labels.shape == out.logits.shape == (B, 5)
+    F.cross_entropy(out.logits, out.labels).backward()
+    assert hooks_of(plug) == []
+
+
+@pytest.mark.parametrize("before", ["layer3.0.conv1", "layer3.0.bn2", "layer3.0.shortcut"])
+def test_mixing_inside_a_residual_branch_is_refused_though_no_shape_tells(before):
+    plug = PlugIn(resnet8(5), before, Mixup(COUNTS))
+    with pytest.raises(UserError, match=f"{before!r} is not crossed by every path"):
+        plug(images(), LABELS)
+    assert hooks_of(plug) == []
+
+
+def test_mixing_looks_once_whether_every_path_is_crossed_and_changes_nothing_by_it(monkeypatch):
+    plug, calls = PlugIn(small(), "body", Mixup(COUNTS)), []
+    plug.model.fc.register_forward_hook(lambda *_: calls.append(1))
+    before = copy.deepcopy(plug.model.state_dict())
+    plug(images(1), LABELS[:1])  # a row alone tells nothing
+    assert len(calls) == 1
+    plug.model.load_state_dict(before)
+    torch.manual_seed(0)
+    looked = plug(images(), LABELS).logits
+    assert len(calls) == 4
+    plug.model.load_state_dict(before)
+    torch.manual_seed(0)
+    assert torch.equal(plug(images(), LABELS).logits, looked)
+    assert len(calls) == 5
+    assert all(module.training for module in plug.modules())
+
+
+@pytest.mark.parametrize("before", ["input", "layer2", "fc"])
+def test_mixing_works_under_autocast_and_in_half_precision(before):
+    plug = PlugIn(resnet8(5), before, Mixup(COUNTS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = plug(images(size=32), LABELS)
+    assert (out.logits.dtype, out.labels.dtype, out.loss.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    half = PlugIn(resnet8(5).bfloat16(), before, Mixup(COUNTS))
+    out = half(images(size=32).bfloat16(), LABELS)
+    assert (out.logits.dtype, out.labels.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_hooks_of_the_user_on_the_network_itself_stay():
+    plug, fired = PlugIn(small(), INPUT, Reverse()), []
+    plug.model.register_forward_pre_hook(lambda *_: fired.append("before"))
+    plug(images(), LABELS)
+    plug.model(images())
+    assert fired == ["before"] * 2
+    assert len(hooks_of(plug.model)) == 1
+
+
+def test_idle_mixing_is_plain_training():
+    plug, bare = PlugIn(small(), INPUT, Mixup(COUNTS)), small()
+    plug.active = False
+    out = plug(images(), LABELS)
+    assert out.labels is LABELS
+    assert torch.equal(out.logits, bare(images()))
+
+
+@dynamo_reads_grad
+@pytest.mark.parametrize("before", ["input", "body"])
+def test_a_compiled_plug_in_mixes_as_the_plain_one_does_and_in_few_pieces(before):
+    torch.compiler.reset()
+    plug, pieces = PlugIn(small(), before, Mixup(COUNTS)), []
+
+    def collect(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        pieces.append(graph)
+        return graph
+
+    compiled = torch.compile(plug, backend=collect)
+    optimizer = torch.optim.SGD(plug.parameters(), lr=0.1)
+    for step, active in enumerate([False, True, True, False, True]):
+        compiled.active = active
+        outs = []
+        for each in (copy.deepcopy(plug), compiled):
+            torch.manual_seed(step)
+            outs.append(each(images(seed=step), LABELS.roll(step)))
+        torch.testing.assert_close(outs[1].logits, outs[0].logits)
+        assert torch.equal(outs[1].labels, outs[0].labels)
+        assert hooks_of(plug) == []
+        optimizer.zero_grad()
+        F.cross_entropy(outs[1].logits, outs[1].labels).backward()
+        optimizer.step()
+    assert 0 < len(pieces) <= 8
+    assert_left_as_it_was(plug.model)
+
+
+@pytest.mark.parametrize("before", ["input", "body"])
+def test_a_model_compiled_after_attaching_is_never_trained_on_rows_that_are_not_mixed(before):
+    torch.compiler.reset()
+    plug = PlugIn(small(), before, Reverse())
+    plug.model.compile(backend="eager")
+    plug.active = False
+    plug(images(), LABELS)
+    plug.active = True
+    try:
+        out = plug(images(), LABELS)
+    except UserError as error:
+        assert "never reached" in str(error)
+        assert "compile the plug-in, not the model" in str(error)
+    else:  # torch minds a hook on the module that was compiled itself, but not on those inside
+        assert before == "input"
+        torch.testing.assert_close(out.logits, small()((images() + images().flip(0)) / 2))
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------
@@ -600,6 +807,10 @@ def test_an_unknown_layer_is_refused_with_the_closest_name_and_the_top_level_mod
     said = complaint(resnet8(5), "layer3.0.con1", Repeat())
     assert "no module named 'layer3.0.con1' in CifarResNet; did you mean 'layer3.0.conv1'?" in said
     assert "top-level modules are ['conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'fc']" in said
+
+
+def test_a_misspelt_input_is_refused_with_its_name():
+    assert "no module named 'inputs' in CifarResNet; did you mean 'input'?" in complaint(resnet8(5), "inputs", Repeat())
 
 
 @pytest.mark.parametrize("before", ["", "layer9", "layer3.7"])
@@ -660,7 +871,7 @@ def test_an_error_that_has_nothing_to_do_with_the_added_rows_passes_as_it_is():
     [
         (None, r"labels are needed while the augmenter is active: plug\(images, labels\)"),
         (LABELS[1:], r"one class id per image, shape \(10,\), got \(9,\) of torch.int64"),
-        (F.one_hot(LABELS, 5).float(), r"got \(10, 5\) of torch.float32; mix labels \(mixup\) only while"),
+        (F.one_hot(LABELS, 5).float(), r"got \(10, 5\) of torch.float32; SAFA makes rows of whole classes: mix labels"),
         (LABELS.float(), r"got \(10,\) of torch.float32"),
     ],
     ids=["missing", "too few", "mixed", "float"],
@@ -668,6 +879,25 @@ def test_an_error_that_has_nothing_to_do_with_the_added_rows_passes_as_it_is():
 def test_labels_that_are_missing_or_no_class_ids_are_refused_while_active(labels, said):
     with pytest.raises(UserError, match=said):
         plugged()(images(), labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (None, "labels are needed while the augmenter is active"),
+        (
+            LABELS[1:],
+            r"shape \(10,\), or one probability per image and class, shape \(10, k\); got \(9,\) of torch.int64",
+        ),
+        (F.one_hot(LABELS[1:], 5).float(), r"got \(9, 5\) of torch.float32"),
+        (F.one_hot(LABELS, 5), r"got \(10, 5\) of torch.int64"),
+        (LABELS.float(), r"got \(10,\) of torch.float32"),
+    ],
+    ids=["missing", "too few", "too few and soft", "ids of two dimensions", "float"],
+)
+def test_labels_that_are_neither_class_ids_nor_soft_are_refused_where_rows_are_mixed(labels, said):
+    with pytest.raises(UserError, match=said):
+        plugged(Reverse())(images(), labels)
 
 
 def test_a_model_that_returns_more_than_logits_is_refused():

@@ -51,6 +51,11 @@ CATALOG: dict[str, dict[str, Entry]] = {
             "safa.augmenters.hallucinator:Hallucinator",
             "Wang et al., Low-Shot Learning from Imaginary Data, CVPR 2018",
         ),
+        "mixup": Entry(
+            "safa.augmenters.mixing:Mixup", "Zhang et al., mixup, ICLR 2018; before a layer: Verma et al., ICML 2019"
+        ),
+        "cutmix": Entry("safa.augmenters.mixing:CutMix", "Yun et al., CutMix, ICCV 2019"),
+        "remix": Entry("safa.augmenters.mixing:Remix", "Chou et al., Remix, ECCV 2020 workshops"),
     },
     "backbone": {
         "resnet8": Entry("safa.backbones.cifar:resnet8", "He et al., CVPR 2016, section 4.2 (6n+2 layers)"),
@@ -65,6 +70,17 @@ CATALOG: dict[str, dict[str, Entry]] = {
     "head": {
         "linear": Entry("torch.nn:Linear", "softmax classifier"),
         "cosine": Entry("safa.heads:CosineHead", "Cao et al., LDAM, NeurIPS 2019 (normalised linear layer)"),
+        "scaled": Entry("safa.heads:ScaledHead", "LWS of Kang et al., Decoupling, ICLR 2020"),
+        "tau_normalised": Entry("safa.heads:TauNormalisedHead", "Kang et al., Decoupling, ICLR 2020"),
+        "nearest_mean": Entry("safa.heads:NearestMeanHead", "NCM of Kang et al., Decoupling, ICLR 2020"),
+        "adjusted": Entry("safa.heads:AdjustedHead", "post-hoc: Menon et al., Logit Adjustment, ICLR 2021"),
+    },
+    "reweighting": {
+        "l2rw": Entry("safa.methods.meta:LearningToReweight", "Ren et al., Learning to Reweight, ICML 2018"),
+        "meta_weight_net": Entry("safa.methods.meta:MetaWeightNet", "Shu et al., Meta-Weight-Net, NeurIPS 2019"),
+        "meta_class_weight": Entry(
+            "safa.methods.meta:MetaClassWeight", "Jamal et al., Rethinking Class-Balanced Methods, CVPR 2020"
+        ),
     },
     "augmentation": {
         "crop_flip": Entry("safa.data.batches:CropFlip", "He et al., CVPR 2016: pad 4, crop, mirror"),

@@ -1,16 +1,29 @@
 """Classification losses for long-tailed data, each as a function and as a module that holds its settings.
 
-All of them read final logits (n, k) and labels (n,) and return a scalar. Half-precision logits are lifted to
-float32 first. ``criterion.weight`` may be replaced at any time, which is all that deferred re-weighting (DRW)
-does::
+All of them read final logits (n, k) and labels, and return a scalar. Labels are class ids, shape (n,), int64,
+or soft labels, shape (n, k), floating point: one probability per class, rows summing to 1, as mixup makes them.
+Half-precision logits are lifted to float32 first. ``criterion.weight`` may be replaced at any time, which is all
+that deferred re-weighting (DRW) does::
 
     criterion = LDAMLoss(class_counts)
     criterion.weight = effective_number_weights(class_counts).to(device)      # from the second stage on
 
 A criterion has an empty ``state_dict``: it is rebuilt from its settings.
+
+Reading, for soft labels p and class weights w:
+
+- Row i loses ``sum_c p_ic w_c l_ic``, where l_ic is the loss it would have had with the label c. So the loss of
+  a mixed image is the mixture of two losses, as in the released mixup, also where a loss is not linear in its
+  label (LDAM, focal).
+- The weighted mean divides by ``sum_i sum_c p_ic w_c``. Released mixup mixes two weighted means, each divided by
+  the weights of its own labels; a batch mixed with a permutation of itself has these sums alike.
+
+``reduction="none"`` returns what the mean sums up, one loss per row with its weight in it, shape (n,).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +32,25 @@ from torch import Tensor, nn
 from safa.errors import UserError
 from safa.weighting import ClassCounts, counts_tensor
 
+Reduction = Literal["mean", "none"]
+"""A scalar, or one loss per row, shape (n,)."""
 
-def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float = 1.0, weight: Tensor | None = None) -> Tensor:
+
+def focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
     """Cross-entropy with easy images turned down: ``w_y (1 - p_y)^gamma (-log p_y)``.  [Lin et al. 2017]
 
     Args:
-        logits, labels: shapes (n, k) and (n,); p is the softmax over classes.
+        logits, labels: shapes (n, k) and (n,) or (n, k); p is the softmax over classes.
         gamma: 0 is cross-entropy; LDAM-DRW uses 1, Lin et al. (with sigmoids) 2.
         weight: shape (k,) or None.
+        reduction: mean over images, or none.
 
     Reading:
         LDAM-DRW computes p as exp(-w_y ce), so that a class weight also changes what counts as easy; here p
@@ -34,13 +58,16 @@ def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float = 1.0, weight: Te
         there.
     """
     logits = _lifted(logits)
-    ce = F.cross_entropy(logits, labels, reduction="none")
+    soft = _soft(labels, logits)
+    ce = -logits.log_softmax(1) if soft else F.cross_entropy(logits, labels, reduction="none")
     # 1 - exp(-ce) without cancellation. Floored: with gamma < 1 its slope at p = 1 is inf and inf * 0 is nan.
     difficulty = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
     loss = difficulty**gamma * ce
-    if weight is not None:
+    if soft:
+        loss = (_shares(labels, weight, loss) * loss).sum(1)
+    elif weight is not None:
         loss = weight.to(loss)[labels] * loss
-    return loss.mean()
+    return loss if _known(reduction) == "none" else loss.mean()
 
 
 def ldam_margins(class_counts: ClassCounts, max_margin: float = 0.5) -> Tensor:
@@ -59,46 +86,68 @@ def ldam_margins(class_counts: ClassCounts, max_margin: float = 0.5) -> Tensor:
 
 
 def ldam_loss(
-    logits: Tensor, labels: Tensor, margins: Tensor, *, scale: float = 30.0, weight: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    margins: Tensor,
+    *,
+    scale: float = 30.0,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Cross-entropy after taking ``scale * margin_y`` off the true class's logit.  [Cao et al. 2019]
 
     Args:
-        logits, labels: shapes (n, k) and (n,); logits of a ``CosineHead`` with the same scale.
+        logits, labels: shapes (n, k) and (n,) or (n, k); logits of a ``CosineHead`` with the same scale.
         margins: shape (k,), from ``ldam_margins``.
         scale: the factor between cosines and logits.
         weight: shape (k,) or None; the mean divides by the sum of w_y.
+        reduction: mean or none.
 
     Reading:
         The released loss takes cosines and computes CE(s (cos - m)). Our logits are s cos already, so this is
-        the same.
+        the same. With soft labels a row is every class in turn: l_ic has the margin of class c on logit c alone.
     """
     logits = _lifted(logits)
+    if _soft(labels, logits):
+        losses = -F.logsigmoid(_log_odds(logits) - scale * margins.to(logits))
+        shares = _shares(labels, weight, losses)
+        return _reduced((shares * losses).sum(1), shares, reduction)
     margin = margins.to(logits)[labels].unsqueeze(1) * F.one_hot(labels, logits.shape[1])
-    return _weighted_cross_entropy(logits - scale * margin, labels, weight)
+    return _weighted_cross_entropy(logits - scale * margin, labels, weight, reduction)
 
 
 def balanced_softmax_loss(
-    logits: Tensor, labels: Tensor, class_counts: Tensor, *, weight: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Cross-entropy of ``logits + log n``; evaluate with the bare logits.  [Ren et al. 2020, Theorem 1]
 
-    Shapes: logits (n, k), labels (n,), class_counts (k,), weight (k,) or None.
+    Shapes: logits (n, k), labels (n,) or (n, k), class_counts (k,), weight (k,) or None.
     """
     logits = _lifted(logits)
-    return _weighted_cross_entropy(logits + class_counts.to(logits).log(), labels, weight)
+    return _weighted_cross_entropy(logits + class_counts.to(logits).log(), labels, weight, reduction)
 
 
 def logit_adjustment_loss(
-    logits: Tensor, labels: Tensor, class_counts: Tensor, *, tau: float = 1.0, weight: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    *,
+    tau: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Cross-entropy of ``logits + tau log(n / sum n)``; evaluate with the bare logits.  [Menon et al. 2021]
 
-    Shapes: logits (n, k), labels (n,), class_counts (k,), weight (k,) or None.
+    Shapes: logits (n, k), labels (n,) or (n, k), class_counts (k,), weight (k,) or None.
     """
     logits = _lifted(logits)
     counts = class_counts.to(logits)
-    return _weighted_cross_entropy(logits + tau * (counts / counts.sum()).log(), labels, weight)
+    return _weighted_cross_entropy(logits + tau * (counts / counts.sum()).log(), labels, weight, reduction)
 
 
 class CrossEntropyLoss(nn.Module):
@@ -106,7 +155,8 @@ class CrossEntropyLoss(nn.Module):
 
     Args:
         weight: class weights, shape (k,), or None.
-        label_smoothing: in [0, 1].
+        label_smoothing: in [0, 1]; soft labels are smoothed as they are.
+        reduction: mean or none.
 
     Raises:
         UserError: if ``label_smoothing`` is outside [0, 1].
@@ -117,18 +167,23 @@ class CrossEntropyLoss(nn.Module):
 
     weight: Tensor | None
 
-    def __init__(self, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, *, weight: Tensor | None = None, label_smoothing: float = 0.0, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
             raise UserError(f"label_smoothing is a share, so in [0, 1], got {label_smoothing}")
         self.label_smoothing = label_smoothing
+        self.reduction = _known(reduction)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return _weighted_cross_entropy(_lifted(logits), labels, self.weight, label_smoothing=self.label_smoothing)
+        return _weighted_cross_entropy(
+            _lifted(logits), labels, self.weight, self.reduction, label_smoothing=self.label_smoothing
+        )
 
     def extra_repr(self) -> str:
-        return f"label_smoothing={self.label_smoothing}, {_weighted(self.weight)}"
+        return f"label_smoothing={self.label_smoothing}, {_shown(self.weight, self.reduction)}"
 
 
 class FocalLoss(nn.Module):
@@ -137,6 +192,7 @@ class FocalLoss(nn.Module):
     Args:
         gamma: 1 as in LDAM-DRW.
         weight: class weights, shape (k,), or None.
+        reduction: mean or none.
 
     Raises:
         UserError: if ``gamma`` is negative.
@@ -146,18 +202,19 @@ class FocalLoss(nn.Module):
 
     weight: Tensor | None
 
-    def __init__(self, *, gamma: float = 1.0, weight: Tensor | None = None) -> None:
+    def __init__(self, *, gamma: float = 1.0, weight: Tensor | None = None, reduction: Reduction = "mean") -> None:
         super().__init__()
         if not gamma >= 0:
             raise UserError(f"gamma must be at least 0, got {gamma}; 0 is cross-entropy")
         self.gamma = gamma
+        self.reduction = _known(reduction)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return focal_loss(logits, labels, gamma=self.gamma, weight=self.weight)
+        return focal_loss(logits, labels, gamma=self.gamma, weight=self.weight, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        return f"gamma={self.gamma}, {_weighted(self.weight)}"
+        return f"gamma={self.gamma}, {_shown(self.weight, self.reduction)}"
 
 
 class LDAMLoss(nn.Module):
@@ -169,6 +226,7 @@ class LDAMLoss(nn.Module):
             ImageNet-LT, 0.2 on Places-LT and 0.1 on iNaturalist.
         scale: the ``CosineHead``'s scale.
         weight: class weights, shape (k,), or None.
+        reduction: mean or none.
 
     Raises:
         UserError: if a count or ``scale`` is not positive or ``max_margin`` is negative; on a call, if the
@@ -187,21 +245,23 @@ class LDAMLoss(nn.Module):
         max_margin: float = 0.5,
         scale: float = 30.0,
         weight: Tensor | None = None,
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         if not scale > 0:
             raise UserError(f"scale must be positive, got {scale}; use the scale of the CosineHead")
         self.max_margin = max_margin
         self.scale = scale
+        self.reduction = _known(reduction)
         self.register_buffer("margins", ldam_margins(class_counts, max_margin), persistent=False)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         _same_classes(self, logits, self.margins)
-        return ldam_loss(logits, labels, self.margins, scale=self.scale, weight=self.weight)
+        return ldam_loss(logits, labels, self.margins, scale=self.scale, weight=self.weight, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        return f"max_margin={self.max_margin}, scale={self.scale}, {_weighted(self.weight)}"
+        return f"max_margin={self.max_margin}, scale={self.scale}, {_shown(self.weight, self.reduction)}"
 
 
 class BalancedSoftmaxLoss(nn.Module):
@@ -210,6 +270,7 @@ class BalancedSoftmaxLoss(nn.Module):
     Args:
         class_counts: shape (k,), positive integers.
         weight: class weights, shape (k,), or None.
+        reduction: mean or none.
 
     Raises:
         UserError: if a count is not positive; on a call, if the logits have another number of classes.
@@ -220,17 +281,20 @@ class BalancedSoftmaxLoss(nn.Module):
     weight: Tensor | None
     class_counts: Tensor
 
-    def __init__(self, class_counts: ClassCounts, *, weight: Tensor | None = None) -> None:
+    def __init__(
+        self, class_counts: ClassCounts, *, weight: Tensor | None = None, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
+        self.reduction = _known(reduction)
         self.register_buffer("class_counts", counts_tensor(class_counts), persistent=False)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         _same_classes(self, logits, self.class_counts)
-        return balanced_softmax_loss(logits, labels, self.class_counts, weight=self.weight)
+        return balanced_softmax_loss(logits, labels, self.class_counts, weight=self.weight, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        return _weighted(self.weight)
+        return _shown(self.weight, self.reduction)
 
 
 class LogitAdjustmentLoss(nn.Module):
@@ -240,6 +304,7 @@ class LogitAdjustmentLoss(nn.Module):
         class_counts: shape (k,), positive integers.
         tau: strength of the prior: 0 is cross-entropy, 1 is consistent for the balanced error.
         weight: class weights, shape (k,), or None.
+        reduction: mean or none.
 
     Raises:
         UserError: if a count is not positive or ``tau`` is negative; on a call, if the logits have another
@@ -252,20 +317,30 @@ class LogitAdjustmentLoss(nn.Module):
     weight: Tensor | None
     class_counts: Tensor
 
-    def __init__(self, class_counts: ClassCounts, *, tau: float = 1.0, weight: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        class_counts: ClassCounts,
+        *,
+        tau: float = 1.0,
+        weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         if not tau >= 0:
             raise UserError(f"tau must be at least 0, got {tau}; 0 is cross-entropy")
         self.tau = tau
+        self.reduction = _known(reduction)
         self.register_buffer("class_counts", counts_tensor(class_counts), persistent=False)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         _same_classes(self, logits, self.class_counts)
-        return logit_adjustment_loss(logits, labels, self.class_counts, tau=self.tau, weight=self.weight)
+        return logit_adjustment_loss(
+            logits, labels, self.class_counts, tau=self.tau, weight=self.weight, reduction=self.reduction
+        )
 
     def extra_repr(self) -> str:
-        return f"tau={self.tau}, {_weighted(self.weight)}"
+        return f"tau={self.tau}, {_shown(self.weight, self.reduction)}"
 
 
 def _lifted(logits: Tensor) -> Tensor:
@@ -273,11 +348,59 @@ def _lifted(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def _soft(labels: Tensor, logits: Tensor) -> bool:
+    """Whether these are soft labels, which then must have the shape of the logits."""
+    if not labels.is_floating_point():
+        return False
+    if labels.shape != logits.shape:
+        raise UserError(
+            f"soft labels hold one probability per row and class, shape {tuple(logits.shape)} like the logits, got "
+            f"{tuple(labels.shape)}; class ids have shape (n,) and are int64"
+        )
+    return True
+
+
 def _weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, weight: Tensor | None, *, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, weight: Tensor | None, reduction: Reduction, *, label_smoothing: float = 0.0
 ) -> Tensor:
     weight = None if weight is None else weight.to(logits)
-    return F.cross_entropy(logits, labels, weight=weight, label_smoothing=label_smoothing)
+    if not _soft(labels, logits):
+        reduction = _known(reduction)  # torch knows more of them
+        return F.cross_entropy(logits, labels, weight=weight, reduction=reduction, label_smoothing=label_smoothing)
+    shares = _shares(labels, weight, logits)  # those of the labels as given: torch divides by w_y, smoothed or not
+    labels = labels.to(logits)
+    rows = F.cross_entropy(logits, labels, weight=weight, reduction="none", label_smoothing=label_smoothing)
+    return _reduced(rows, shares, reduction)
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """``z_c - log sum_{j != c} exp(z_j)``: each class against all the others together, shape (n, k).
+
+    It is ``log p - log(1 - p)``; where p is near 1, which only the largest logit's can be, 1 - p has no digits
+    left, and the others are summed up without it.
+    """
+    largest = logits.argmax(1, keepdim=True)
+    # Filled with the lowest number: with -inf, the gradient of a sum over nothing (one class) would be nan.
+    others = logits.scatter(1, largest, torch.finfo(logits.dtype).min).logsumexp(1, keepdim=True)
+    log_p = logits.log_softmax(1)
+    # Not p = 1 either: its infinite slope would reach the gradient as 0 * inf, though its place is overwritten.
+    log_rest = torch.log1p(-log_p.exp().scatter(1, largest, 0))
+    return (log_p - log_rest).scatter(1, largest, logits.gather(1, largest) - others)
+
+
+def _shares(labels: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
+    """How much each class counts in each row: p_ic w_c, shape (n, k)."""
+    return labels.to(like) if weight is None else labels.to(like) * weight.to(like)
+
+
+def _reduced(rows: Tensor, shares: Tensor, reduction: Reduction) -> Tensor:
+    return rows if _known(reduction) == "none" else rows.sum() / shares.sum()
+
+
+def _known(reduction: Reduction) -> Reduction:
+    if reduction not in ("mean", "none"):
+        raise UserError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+    return reduction
 
 
 def _same_classes(criterion: nn.Module, logits: Tensor, per_class: Tensor) -> None:
@@ -288,5 +411,7 @@ def _same_classes(criterion: nn.Module, logits: Tensor, per_class: Tensor) -> No
         )
 
 
-def _weighted(weight: Tensor | None) -> str:
-    return "unweighted" if weight is None else "weighted"
+def _shown(weight: Tensor | None, reduction: Reduction) -> str:
+    """What all criteria show of themselves: the mean is not worth a word."""
+    weighted = "unweighted" if weight is None else "weighted"
+    return weighted if reduction == "mean" else f"{weighted}, reduction={reduction!r}"

@@ -1,4 +1,4 @@
-"""Run a feature augmenter on the input of one named layer, in training only."""
+"""Run an augmenter on the input of one named layer, or of the whole network, in training only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from safa.errors import UserError, closest
 from safa.types import Augmented, Augmenter, Output
 
+INPUT = "input"
+"""The place before the whole network, where the images enter it; a layer of this name goes first."""
+
 
 @dataclass(frozen=True)
 class Place:
-    """A layer an augmenter can sit before, and the shape (without the batch) of what enters it."""
+    """A layer an augmenter can sit before, or ``INPUT``, and the shape (without the batch) of what enters it."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,14 +28,15 @@ class Place:
 class PlugIn(nn.Module):
     """A network with an augmenter on the input of one layer, in training only.  [SAFA Fig. 2]
 
-    The batch grows in the middle of the network, so labels go in and come back longer. A hook is registered
-    for the length of one forward pass, so the model keeps its keys, its hooks and its evaluation bits: save
-    ``model.state_dict()`` when done, the augmenter is not in it.
+    The batch grows in the middle of the network, so labels go in and come back longer; or its rows are mixed,
+    and labels come back soft. A hook is registered for the length of one forward pass, so the model keeps its
+    keys, its hooks and its evaluation bits: save ``model.state_dict()`` when done, the augmenter is not in it.
 
     Args:
         model: maps images (b, …) to logits (b, k); trained by the loop around it.
         before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from
-            input to output must cross it once. The model's own attribute ``before`` when left out.
+            input to output must cross it once. ``"input"`` is the network's own input. When left out, the
+            model's own attribute ``before``; for an augmenter that mixes, the input.
         augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
 
     Raises:
@@ -47,10 +51,12 @@ class PlugIn(nn.Module):
                 f"{type(model).__name__} is compiled and would ignore the augmenter; "
                 "attach the plug-in to the plain model, then torch.compile(plug)"
             )
-        before = before if before is not None else getattr(model, "before", None)
+        if before is None:
+            before = INPUT if _mixes(augmenter) else getattr(model, "before", None)
         if augmenter is not None:
             before = _known_layer(model, before)
         self.model, self.before, self.augmenter = model, before, augmenter
+        self._crossing_is_known = False
 
     @property
     def active(self) -> bool:
@@ -64,21 +70,25 @@ class PlugIn(nn.Module):
         self.augmenter.active = value
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        """Logits of the images, in training followed by those of the generated rows.
+        """Logits of the images, in training followed by those of the generated rows, or those of mixed images.
 
         Args:
             images: shape (b, …), what the model takes.
-            labels: shape (b,), int64; may be left out where nothing is augmented.
+            labels: shape (b,), int64, or (b, k), soft, for an augmenter that mixes; may be left out where nothing
+                is augmented.
 
         Raises:
-            UserError: if labels are missing or not one class id per image while augmenting, if the layer is
-                not crossed exactly once by every path, or if the model returns anything but logits.
+            UserError: if labels are missing or do not fit the images or the augmenter while augmenting, if the
+                layer is not crossed exactly once by every path, or if the model returns anything but logits.
         """
         augmenter = self.augmenter
         if augmenter is None or not self.training or not (augmenter.active or augmenter.learns_while_idle):
             logits = self.model(images)
             return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
-        return self._augmented(images, _class_ids(images, labels), augmenter)
+        output = self._augmented(images, _accepted(labels, images, augmenter), augmenter)
+        if _mixes(augmenter) and not self._crossing_is_known:
+            self._refuse_branch(images)
+        return output
 
     def extra_repr(self) -> str:
         return f"before={self.before!r}"
@@ -101,7 +111,7 @@ class PlugIn(nn.Module):
         # anew in dozens of pieces, for the number of generated rows depends on the labels.
         hook = torch.compiler.disable(augment)  # type: ignore[no-untyped-call]
         try:
-            with _hooked(self.model.get_submodule(str(self.before)), hook):
+            with _hooked(_layer(self.model, str(self.before)), hook):
                 logits = self.model(images)
         except RuntimeError as error:
             self._explain(error, seen, images)
@@ -130,17 +140,30 @@ class PlugIn(nn.Module):
         if grown and len(images) > 1 and not _crossed_by_all(self.model, str(self.before), images[:2]):
             raise UserError(_inside_branch(str(self.before))) from error
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _refuse_branch(self, images: Tensor) -> None:
+        """Mixed rows are as many as before, so a shortcut would not fail on them: look once, on two images."""
+        name = str(self.before)
+        if _layer(self.model, name) is not self.model:
+            if len(images) < 2:  # a row alone is mixed with itself, and tells nothing
+                return
+            if not _crossed_by_all(self.model, name, images[:2]):
+                raise UserError(_inside_branch(name))
+        self._crossing_is_known = True
+
     @staticmethod
     def probe(
         model: nn.Module, image_size: int | tuple[int, int], channels: int = 3, only: str | None = None
     ) -> list[Place]:
-        """The layers an augmenter can sit before, in the order they are reached, found by trying each.
+        """The network's input and the layers an augmenter can sit before, in the order they are reached.
+
+        Each is found by trying it.
 
         Args:
             model: any network that maps (n, channels, height, width) to (n, k).
             image_size: side of a square image, or (height, width), in pixels.
             channels: of the images.
-            only: try this layer alone.
+            only: try this layer, or ``"input"``, alone.
         """
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         parameter = next(model.parameters(), torch.empty(0))
@@ -157,25 +180,45 @@ class PlugIn(nn.Module):
         return reached
 
 
-def _class_ids(images: Tensor, labels: Tensor | None) -> Tensor:
+def _mixes(augmenter: Augmenter | None) -> bool:
+    return bool(getattr(augmenter, "mixes", False))
+
+
+def _accepted(labels: Tensor | None, images: Tensor, augmenter: Augmenter) -> Tensor:
+    """The labels, when the augmenter can be given them."""
     if labels is None:
         raise UserError("labels are needed while the augmenter is active: plug(images, labels)")
-    if labels.shape != (len(images),) or labels.is_floating_point():
-        raise UserError(
-            f"labels must be one class id per image, shape ({len(images)},), got {tuple(labels.shape)} of "
-            f"{labels.dtype}; mix labels (mixup) only while the augmenter is idle"
-        )
-    return labels
+    ids = labels.shape == (len(images),) and not labels.is_floating_point()
+    soft = labels.dim() == 2 and len(labels) == len(images) and labels.is_floating_point()
+    if ids or (soft and _mixes(augmenter)):
+        return labels
+    expected = f"labels must be one class id per image, shape ({len(images)},)"
+    got = f"got {tuple(labels.shape)} of {labels.dtype}"
+    if _mixes(augmenter):
+        raise UserError(f"{expected}, or one probability per image and class, shape ({len(images)}, k); {got}")
+    raise UserError(
+        f"{expected}, {got}; {type(augmenter).__name__} makes rows of whole classes: mix labels only while it is idle"
+    )
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    """The layer of that name; for ``INPUT`` the model itself, unless a layer is called so."""
+    return model if name == INPUT and not _has_layer(model, INPUT) else model.get_submodule(name)
+
+
+def _has_layer(model: nn.Module, name: str) -> bool:
+    return any(name == known for known, _ in model.named_modules())
 
 
 def _known_layer(model: nn.Module, before: str | None) -> str:
-    names = dict(model.named_modules())
+    names = [INPUT, *(name for name, _ in model.named_modules() if name)]
     top = [name for name, _ in model.named_children()]
     if before is None:
         raise UserError(
-            f"{type(model).__name__} names no default layer; pass before=…, one of {top} or a layer inside them"
+            f"{type(model).__name__} names no default layer; pass before=…, one of {top}, a layer inside them, "
+            f"or {INPUT!r}"
         )
-    if not before or before not in names:
+    if before not in names:
         hint = closest(before, names)
         raise UserError(f"no module named {before!r} in {type(model).__name__}{hint}; its top-level modules are {top}")
     return before
@@ -224,16 +267,17 @@ def _crossed_by_all(model: nn.Module, name: str, images: Tensor) -> bool:
     def double(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (torch.cat([inputs[0], inputs[0]]), *inputs[1:])
 
-    with _evaluating(model):
+    with _evaluating(model), torch.autocast(images.device.type, enabled=False):
         plain = model(images)
         try:
-            with _hooked(model.get_submodule(name), double):
+            with _hooked(_layer(model, name), double):
                 doubled = model(images)
         except Exception:  # whatever a network raises on rows it did not expect, asserts included
             return False
     if not isinstance(plain, Tensor) or doubled.shape != (2 * len(plain), *plain.shape[1:]):
         return False
-    return torch.allclose(doubled, torch.cat([plain, plain]), rtol=1e-2, atol=1e-3)
+    rtol = max(1e-2, torch.finfo(plain.dtype).eps ** 0.5)  # a network in half precision differs by more
+    return torch.allclose(doubled, torch.cat([plain, plain]), rtol=rtol, atol=rtol / 10)
 
 
 def _inputs_of_layers(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size | None]]:
@@ -241,10 +285,10 @@ def _inputs_of_layers(model: nn.Module, images: Tensor) -> dict[str, list[torch.
     shapes: dict[str, list[torch.Size | None]] = {}
     handles = []
     for name, module in model.named_modules():
-        if not name:
+        if not name and _has_layer(model, INPUT):
             continue
 
-        def record(_: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+        def record(_: nn.Module, inputs: tuple[Any, ...], name: str = name or INPUT) -> None:
             first = inputs[0] if inputs else None
             shapes.setdefault(name, []).append(first.shape if isinstance(first, Tensor) else None)
 

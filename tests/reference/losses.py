@@ -1,10 +1,12 @@
 """The losses written out from their definitions: loops, plain floats, nothing shared with safa.
 
-Logits and cosines are lists of lists (n, k), labels lists of n, counts and weights lists of k.
+Logits and cosines are lists of lists (n, k), labels lists of n, soft labels lists of lists (n, k), counts and
+weights lists of k.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import exp, log
 
 
@@ -69,3 +71,23 @@ def logit_adjustment(
         others = [(counts[j] / counts[y]) ** tau * exp(value - row[y]) for j, value in enumerate(row) if j != y]
         losses.append(log(1 + sum(others)))
     return weighted_mean(losses, [weight[y] for y in labels])
+
+
+def soft_rows(loss_if: Callable[[int, int], float], labels: list[list[float]], weight: list[float]) -> list[float]:
+    """One loss per row; ``loss_if(i, c)`` is the unweighted loss of row i had its label been class c."""
+    rows = []
+    for i, shares in enumerate(labels):
+        total = 0.0
+        for c, share in enumerate(shares):
+            total += share * weight[c] * loss_if(i, c)
+        rows.append(total)
+    return rows
+
+
+def soft_mean(rows: list[float], labels: list[list[float]], weight: list[float]) -> float:
+    """Divided by the weight that the soft labels have together."""
+    total = 0.0
+    for shares in labels:
+        for c, share in enumerate(shares):
+            total += share * weight[c]
+    return sum(rows) / total

@@ -1,9 +1,12 @@
-"""Feature augmenters: one file each, all with the interface of ``safa.types.Augmenter``."""
+"""Augmenters: one file each, all with the interface of ``safa.types.Augmenter``."""
 
 from safa.augmenters.delta_encoder import DeltaEncoder
 from safa.augmenters.feature_transfer import FeatureTransfer
 from safa.augmenters.hallucinator import Hallucinator
+from safa.augmenters.mixing import CutMix, Mixup, Remix
 from safa.augmenters.rsg import RSG
 from safa.augmenters.safa import READINGS, SAFA, Reading
 
-__all__ = ["READINGS", "RSG", "SAFA", "DeltaEncoder", "FeatureTransfer", "Hallucinator", "Reading"]
+__all__ = [
+    "READINGS", "RSG", "SAFA", "CutMix", "DeltaEncoder", "FeatureTransfer", "Hallucinator", "Mixup", "Reading", "Remix",
+]  # fmt: skip
