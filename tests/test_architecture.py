@@ -17,9 +17,10 @@ SOURCE = Path(safa.__file__).parent
 
 # A unit may import units of the rows above its own, and none of its own row.
 ROWS = [
-    {"errors", "seeding", "stop", "types"},
+    {"errors", "seeding", "stop", "sums", "types"},
+    {"files"},
     {"classes", "recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
-    {"losses", "sampling", "augmenters", "backbones", "plan", "data"},
+    {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
     {"evaluate", "clouds"},
     {"train"},
     {"runs", "deploy"},
@@ -27,11 +28,12 @@ ROWS = [
     {"commands"},
     {"cli"},
 ]
-METHODS = {"augmenters", "losses", "weighting", "sampling", "heads", "backbones"}
+METHODS = {"augmenters", "losses", "weighting", "sampling", "heads", "backbones", "methods"}
 NEVER = {
     "plugin": METHODS,  # it does not know SAFA
     "augmenters": {"backbones", "losses", "plugin", "sampling"},
     "losses": {"recipe", "plan", "augmenters"},  # a loss does not know epochs
+    "assembly": METHODS,  # it knows names, no method
     "train": METHODS,  # it knows protocols and names, no method
     "report": {"recipe", "checkpoint", "data", *METHODS},  # it reads files
 }

@@ -31,7 +31,7 @@ def shared(first: Recipe, second: Recipe) -> int:
 
 
 def cifar(name: str) -> Recipe:
-    return recipes.load(library.find(f"cifar100/{name}")[1])
+    return recipes.load(library.find(f"table1/cifar100/{name}")[1])
 
 
 # --- what is shared ----------------------------------------------------------------------------------------
@@ -98,6 +98,39 @@ def test_a_later_milestone_parts_two_runs_where_their_rates_part():
 )
 def test_another_second_stage_shares_the_first(stage):
     assert shared(run(LDAM, replace(LDAM, epochs=40)), run(LDAM, stage)) == 160
+
+
+CRT = Stage(30, sampler=Named("class_balanced"), head=Named("linear"), trainable=("fc",), optimizer=Optimizer())
+NCM = Stage(0, head=Named("nearest_mean"))
+
+
+@pytest.mark.parametrize("last", [CRT, NCM])
+def test_another_classifier_shares_all_that_was_trained_before_it(last):
+    assert shared(run(LDAM), run(LDAM, last)) == 160
+
+
+def test_a_stage_of_no_epochs_with_a_head_is_one_item_that_trains_nothing():
+    *before, item = epochs_of(run(LDAM, NCM), FACTS)
+    assert all(epoch.trains for epoch in before)
+    assert (item.index, item.stage_index, item.trains, item.lr) == (160, 1, False, 0.0)
+    assert item.first
+    assert item.evaluate
+    assert item.key not in {epoch.key for epoch in before}
+
+
+def test_an_item_that_trains_nothing_does_not_shift_the_schedule():
+    rates = [epoch.lr for epoch in epochs_of(run(LDAM, NCM, replace(LDAM, epochs=40)), FACTS) if epoch.trains]
+    assert rates == [epoch.lr for epoch in epochs_of(run(replace(LDAM, epochs=200)), FACTS)]
+
+
+def test_two_stages_that_each_build_a_head_are_not_one_longer_stage():
+    halves = epochs_of(run(replace(CRT, epochs=15), replace(CRT, epochs=15)), FACTS)
+    assert shared_epochs(halves, epochs_of(run(CRT), FACTS)) == 15
+
+
+def test_stages_end_where_the_next_begins_and_at_the_end():
+    epochs = epochs_of(run(LDAM, DRW, NCM), FACTS)
+    assert plan.ends_of_stages(epochs) == {epochs[159].key, epochs[199].key, epochs[200].key}
 
 
 # --- what an address does not depend on --------------------------------------------------------------------

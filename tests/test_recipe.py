@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safa import library
 from safa import recipe as recipes
 from safa.errors import UserError
-from safa.recipe import Augmenter, Data, Named, Optimizer, Recipe, Schedule, Stage, learning_rate
+from safa.recipe import Augmenter, Data, Model, Named, Optimizer, Recipe, Schedule, Stage, learning_rate
 
 FULL = Recipe(
     method="LDAM-DRW-SAFA",
@@ -347,3 +347,9 @@ def test_cosine_starts_where_the_warm_up_ends():
 
 def test_a_run_that_is_all_warm_up_has_rates():
     assert learning_rate(Schedule(kind="cosine", warmup_epochs=5), 4, 5) == pytest.approx(0.1)
+
+
+def test_the_head_in_force_is_that_of_the_last_stage_that_named_one():
+    recipe = Recipe("x", (Stage(1), Stage(1, head=Named("cosine")), Stage(1)), model=Model(Named("resnet8")))
+    assert [recipe.model_in(index).head.name for index in range(3)] == ["linear", "cosine", "cosine"]
+    assert recipe.model_in(2).backbone == Named("resnet8")

@@ -27,7 +27,7 @@ from safa.data import dataset
 from safa.errors import UserError
 from safa.losses import LDAMLoss
 from safa.progress import Progress
-from safa.recipe import Named, Optimizer
+from safa.recipe import Augmenter, Named, Optimizer, Stage
 from safa.train import CHECKPOINT, Stopped, Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +130,32 @@ def test_whatever_the_precision_or_the_optimizer(change, tiny_recipe, tiny_data,
     for at in (10, 7):
         assert train(recipe, tiny_data, tmp_path / "stopped", at)
     train(recipe, tiny_data, tmp_path / "stopped")
+    assert_same_state(tmp_path / "stopped", tmp_path / "whole")
+
+
+MIXED = Stage(1, loss=Named("ldam"), augmenter=Augmenter("mixup", before="input"))
+SCALES = Stage(2, head=Named("scaled"), trainable=("fc",), sampler=Named("class_balanced"), optimizer=Optimizer())
+NEAREST = Stage(0, head=Named("nearest_mean"))
+
+
+@pytest.mark.parametrize("stages", [(MIXED, SCALES, NEAREST), (Stage(1), NEAREST, Stage(1))])
+def test_whatever_becomes_of_the_classifier(stages, tiny_recipe, tiny_data, tmp_path):
+    recipe = replace(tiny_recipe, stages=stages)
+    train(recipe, tiny_data, tmp_path / "whole")
+    stops = 0
+    while train(recipe, tiny_data, tmp_path / "stopped", at=4):
+        stops += 1
+    assert stops == recipe.epochs * STEPS // 4
+    assert_same_state(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_whatever_weighs_the_images(tiny_recipe, tiny_data, tmp_path):
+    data = dataset.load(replace(tiny_data.spec, meta_per_class=2, largest=None))
+    recipe = replace(tiny_recipe, data=data.spec, stages=(Stage(2, reweighting=Named("meta_weight_net")),))
+    train(recipe, data, tmp_path / "whole")
+    for at in (3, 9):
+        assert train(recipe, data, tmp_path / "stopped", at)
+    train(recipe, data, tmp_path / "stopped")
     assert_same_state(tmp_path / "stopped", tmp_path / "whole")
 
 

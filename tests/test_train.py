@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from safa import checkpoint, runs
+from safa import assembly, checkpoint, runs
+from safa.assembly import network
+from safa.data import dataset
 from safa.errors import UserError
 from safa.losses import CrossEntropyLoss
 from safa.progress import Progress
 from safa.recipe import Augmenter, Model, Named, Optimizer, Recipe, Schedule, Stage
-from safa.train import CHECKPOINT, Sums, Trainer, network
+from safa.train import CHECKPOINT, Trainer
 from safa.types import Augmented
 from safa.weighting import effective_number_weights
 
@@ -93,6 +95,12 @@ def make(tiny_data, tmp_path):
         return kind(recipe, data, folder, runs._accelerator(recipe, runs.Machine()))
 
     return build
+
+
+@pytest.fixture
+def meta_data(tiny_data):
+    """The tiny tail with two images of every class held out to steer by."""
+    return dataset.load(replace(tiny_data.spec, meta_per_class=2, largest=None))
 
 
 @pytest.fixture
@@ -212,6 +220,116 @@ def test_the_rate_of_every_epoch_is_that_of_the_plan(trained):
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
 
+# --- other classifiers -------------------------------------------------------------------------------------
+
+CRT = Stage(
+    1,
+    sampler=Named("class_balanced"),
+    head=Named("linear"),
+    trainable=("fc",),
+    optimizer=Optimizer(weight_decay=5e-4),
+)
+LINEAR = Model(Named("resnet8"))
+
+
+def test_retraining_the_classifier_leaves_the_rest_bit_for_bit_with_its_statistics(trained, tmp_path):
+    trunk = weights(trained(Stage(2), model=LINEAR, folder=tmp_path / "trunk"))
+    after = weights(trained(Stage(2), CRT, model=LINEAR, folder=tmp_path / "crt"))
+    assert trunk.keys() == after.keys()
+    changed = {name for name in trunk if not torch.equal(trunk[name], after[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_a_retrained_classifier_does_not_start_from_the_former_one(trained, tmp_path):
+    still = replace(CRT, epochs=0)
+    after = weights(trained(Stage(2), still, model=LINEAR, folder=tmp_path / "crt"))["fc.weight"]
+    other = weights(trained(Stage(1), still, model=LINEAR, folder=tmp_path / "other"))["fc.weight"]
+    assert torch.equal(after, other)  # whatever was learnt before
+
+
+@pytest.mark.parametrize("head", ["nearest_mean", "adjusted", "scaled"])
+def test_a_stage_of_no_epochs_changes_the_classifier_alone_and_is_tested(head, trained, tmp_path):
+    trunk = weights(trained(Stage(2), model=LINEAR, folder=tmp_path / "trunk"))
+    trainer = trained(Stage(2), Stage(0, head=Named(head)), model=LINEAR, folder=tmp_path / "other")
+    after = weights(trainer)
+    body = {name for name in trunk if not name.startswith("fc.")}
+    assert body == {name for name in after if not name.startswith("fc.")}
+    assert all(torch.equal(trunk[name], after[name]) for name in body)
+    assert [entry["epoch"] for entry in trainer.history] == [0, 1, 2]
+    assert trainer.history[2]["loss"] is None
+    assert trainer.history[2]["test"]["error"] <= 100
+
+
+def test_the_nearest_mean_is_taken_of_the_training_images_as_they_are(trained, tiny_data):
+    trainer = trained(Stage(2), Stage(0, head=Named("nearest_mean")), model=LINEAR)
+    images, labels = trainer.images_of(tiny_data.train, range(len(tiny_data.train)))
+    trainer.model.eval()
+    with torch.no_grad(), assembly.head_inputs(trainer.model) as seen:
+        trainer.model(images)
+    features = nn.functional.normalize(seen[0] - seen[0].mean(dim=0))
+    means = torch.stack([features[labels == c].mean(dim=0) for c in range(10)])
+    expected = -torch.cdist(features, means).square()
+    torch.testing.assert_close(trainer.model.fc(seen[0]), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_scales_are_all_that_learns_in_a_stage_of_scaled_weights(trained, tmp_path):
+    stage = replace(CRT, head=Named("scaled"))
+    before = weights(trained(Stage(2), replace(stage, epochs=0), model=LINEAR, folder=tmp_path / "still"))
+    after = weights(trained(Stage(2), stage, model=LINEAR, folder=tmp_path / "lws"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"fc.scales"}
+
+
+def test_a_strength_to_be_chosen_without_validation_images_is_found_before_training(make):
+    message = refused(make(Stage(1), Stage(0, head=Named("tau_normalised")), model=LINEAR))
+    assert "head 'tau_normalised' chooses a setting on validation images and there are none" in message
+
+
+@pytest.mark.parametrize(
+    ("stages", "model", "message"),
+    [
+        ([Stage(1)], Model(Named("resnet8"), Named("nearest_mean")), "starts from a head learnt before it"),
+        ([Stage(1), replace(CRT, head=Named("adjusted"))], LINEAR, "nothing learns in stage 1: fc has no parameter"),
+        ([Stage(1), replace(CRT, trainable=("fcc",))], LINEAR, "did you mean 'fc'?"),
+    ],
+)
+def test_a_head_out_of_place_is_found_before_training(stages, model, message, make):
+    assert message in refused(make(*stages, model=model))
+
+
+# --- weights of single images ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["l2rw", "meta_weight_net", "meta_class_weight"])
+def test_image_weights_are_learnt_in_a_stage_and_the_run_repeats_bit_for_bit(name, trained, meta_data, tmp_path):
+    stages = Stage(1), Stage(1, reweighting=Named(name))
+    first = trained(*stages, data=meta_data, model=LINEAR, folder=tmp_path / "first")
+    plain = trained(Stage(2), data=meta_data, model=LINEAR, folder=tmp_path / "plain")
+    torch.manual_seed(5)
+    second = trained(*stages, data=meta_data, model=LINEAR, folder=tmp_path / "second")
+    assert equal(weights(first), weights(second))
+    assert not equal(weights(first), weights(plain))
+    assert math.isfinite(first.history[1]["loss"])
+
+
+def test_image_weights_without_a_meta_set_are_refused_with_a_way_out(make):
+    message = refused(make(Stage(1), Stage(1, reweighting=Named("l2rw"))))
+    assert "reweighting 'l2rw' steers by a balanced meta set; set data.meta_per_class" in message
+
+
+# --- mixed images ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["input", "layer2"])
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "remix"])
+def test_mixed_images_train_under_soft_labels_and_leave_with_their_stage(name, before, trained):
+    loss = Named("ldam")
+    mixed = Stage(1, loss=loss, augmenter=Augmenter(name, before=before))
+    trainer = trained(mixed, Stage(1, loss=loss, weighting=Named("effective_number"), sampler=Named("pairs")))
+    assert all(math.isfinite(entry["loss"]) for entry in trainer.history)
+    assert trainer.augmenter is None
+
+
 # --- one step ----------------------------------------------------------------------------------------------
 
 
@@ -223,7 +341,7 @@ def one_step(trained, folder, **options) -> float:
         "batch_size": 128,
     }
     trainer = trained(Stage(1), folder=folder, **plain, **options)
-    start = dict(network(trainer.recipe, trainer.data.num_classes).named_parameters())
+    start = dict(network(trainer.recipe.model, trainer.data.num_classes, trainer.recipe.seed).named_parameters())
     moved = [(after - start[name]).detach().square().sum() for name, after in trainer.model.named_parameters()]
     return float(torch.stack(moved).sum().sqrt())
 
@@ -411,7 +529,7 @@ def test_a_checkpoint_holds_tensors_and_plain_containers(trained):
     trainer = trained(Stage(1, sampler=Named("pairs"), augmenter=SAFA))
     state = torch.load(trainer.folder / CHECKPOINT, weights_only=True)
     assert plain(state)
-    bare = network(trainer.recipe, trainer.data.num_classes)
+    bare = network(trainer.recipe.model, trainer.data.num_classes, trainer.recipe.seed)
     bare.load_state_dict(state["model"])  # strict: the network alone, without the plug-in's names
 
 
@@ -429,16 +547,7 @@ def test_tensorboard_gets_what_the_log_has(tiny_data, tmp_path):
     assert losses == pytest.approx([entry["loss"] for entry in trainer.history], rel=1e-6)
 
 
-# --- the pieces --------------------------------------------------------------------------------------------
-
-
-def test_a_network_is_a_pure_function_of_recipe_and_seed(tiny_recipe):
-    first = network(tiny_recipe, 10).state_dict()
-    torch.manual_seed(123)
-    state = torch.get_rng_state()
-    assert equal(network(tiny_recipe, 10).state_dict(), first)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not equal(network(replace(tiny_recipe, seed=1), 10).state_dict(), first)
+# --- the whole ---------------------------------------------------------------------------------------------
 
 
 def test_the_same_recipe_gives_the_same_bits_twice(trained, tmp_path):
@@ -448,30 +557,6 @@ def test_the_same_recipe_gives_the_same_bits_twice(trained, tmp_path):
     second = trained(*stages, folder=tmp_path / "second")
     assert equal(weights(first), weights(second))
     assert equal(first.augmenter.state_dict(), second.augmenter.state_dict())
-
-
-def test_means_of_a_term_are_over_the_steps_it_occurred_in():
-    sums = Sums()
-    sums.add({"a": torch.tensor(1.0)}, torch.tensor(1.0))
-    sums.add({"a": torch.tensor(3.0), "b": torch.tensor(5.0)}, torch.tensor(8.0))
-    means = sums.means()
-    assert means["terms"] == {"a": 2.0, "b": 5.0}
-    assert means["loss"] == 4.5
-
-
-def test_the_total_is_called_broken_only_when_no_term_is():
-    sums = Sums()
-    sums.add({"a": torch.tensor(1.0)}, torch.tensor(math.inf))
-    assert sums.broken() == "loss"
-    sums.add({"a": torch.tensor(math.nan)}, torch.tensor(1.0))
-    assert sums.broken() == "a"
-
-
-def test_sums_survive_a_checkpoint_exactly():
-    sums = Sums()
-    for value in torch.rand(50):
-        sums.add({"a": value}, value)
-    assert Sums.of(sums.state()).means() == sums.means()
 
 
 def test_progress_shows_epoch_speed_and_last_error():

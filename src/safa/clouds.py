@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from safa import assembly
 from safa.classes import head_classes
 from safa.plugin import PlugIn
 
@@ -64,11 +65,8 @@ def _some(rng: np.random.Generator, labels: NDArray[np.int64], chosen: int) -> N
 @torch.no_grad()
 def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
     model.eval()
-    seen, handle = _watch(model)
-    try:
+    with assembly.head_inputs(model) as seen:
         model(images)
-    finally:
-        handle.remove()
     return seen[0]
 
 
@@ -78,18 +76,9 @@ def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor
     plug = PlugIn(trainer.model, trainer.plug_before, trainer.augmenter).eval()
     plug.training = trainer.augmenter.training = True  # of these two alone: they augment, while no batch norm moves
     torch.manual_seed(0)
-    seen, handle = _watch(trainer.model)
-    try:
+    with assembly.head_inputs(trainer.model) as seen:
         output = plug(images, labels)
-    finally:
-        handle.remove()
     assert output.labels is not None
     generated, names = seen[0][len(images) :], output.labels[len(images) :]
     keep = torch.cat([(names == c).nonzero().squeeze(1)[:PER_CLASS] for c in names.unique()]) if len(names) else names
     return generated[keep], names[keep]
-
-
-def _watch(model: nn.Module) -> tuple[list[Tensor], Any]:
-    seen: list[Tensor] = []
-    head = model.get_submodule("fc")
-    return seen, head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from safa import assembly
 from safa.data.batches import Batches
 
 Floats = NDArray[np.float64]
@@ -42,6 +43,20 @@ def predict(model: nn.Module, batches: Batches) -> Predictions:
         confidence.append(best.values)
     model.train(training)
     return Predictions(*(torch.cat(rows).cpu().numpy() for rows in (labels, predictions, confidence)))
+
+
+@torch.no_grad()
+def features(model: nn.Module, batches: Batches) -> tuple[Tensor, Tensor]:
+    """What enters the classifier for every image of a split, in evaluation mode: (n, d) float32, and labels (n,)."""
+    training = model.training
+    model.eval()
+    truth = []
+    with assembly.head_inputs(model) as seen:
+        for images, labels in batches.epoch(0):
+            model(images)
+            truth.append(labels)
+    model.train(training)
+    return torch.cat(seen).float(), torch.cat(truth)
 
 
 def percent(share: float) -> float:

@@ -16,13 +16,14 @@ SEMANTICS = 1
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a run.
+    """One epoch of a run, or the whole of a stage that trains for none and only changes the classifier.
 
     Attributes:
         index: 0-based, over all stages.
         stage_index, stage: the stage it belongs to.
         first: whether it is the first of its stage.
-        lr: learning rate.
+        trains: whether it has training steps.
+        lr: learning rate; 0 without training.
         evaluate: whether the network is tested after it.
         key: address of the state after it: two runs with the same key have the same weights.
     """
@@ -31,6 +32,7 @@ class Epoch:
     stage_index: int
     stage: recipes.Stage
     first: bool
+    trains: bool
     lr: float
     evaluate: bool
     key: str
@@ -46,13 +48,15 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
     """
     key = start_key(recipe, data_facts, world_size)
     epochs: list[Epoch] = []
+    trained = 0  # epochs before the stage, as the schedule counts them
     for stage_index, stage in enumerate(recipe.stages):
-        start = len(epochs)
-        for local in range(stage.epochs):
-            lr = _learning_rate(recipe, stage, local, start + local)
+        trains = stage.epochs > 0
+        for local in range(stage.epochs if trains else int(stage.head is not None)):
+            lr = _learning_rate(recipe, stage, local, trained + local) if trains else 0.0
             key = _digest([key, _regime(recipe, stage_index, lr, local == 0)])
-            evaluate = (local + 1) % stage.evaluate_every == 0 or local + 1 == stage.epochs
-            epochs.append(Epoch(start + local, stage_index, stage, local == 0, lr, evaluate, key))
+            evaluate = (local + 1) % stage.evaluate_every == 0 or local + 1 >= stage.epochs
+            epochs.append(Epoch(len(epochs), stage_index, stage, local == 0, trains, lr, evaluate, key))
+        trained += stage.epochs
     return epochs
 
 
@@ -97,9 +101,14 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool) ->
         plain.pop(beside, None)
     plain["lr"] = lr
     plain["optimizer"] = recipes.to_plain(optimizer_of(recipe, stage_index))
-    if first and stage.optimizer is not None:
+    if first and (stage.optimizer is not None or stage.head is not None):
         plain["restart"] = True
     return dict(plain)
+
+
+def ends_of_stages(epochs: list[Epoch]) -> set[str]:
+    """Addresses of the states that stages end with."""
+    return {epoch.key for epoch, after in zip(epochs, [*epochs[1:], None], strict=True) if after is None or after.first}
 
 
 def optimizer_of(recipe: recipes.Recipe, stage_index: int) -> recipes.Optimizer:

@@ -8,7 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,6 +185,11 @@ class Recipe:
     def epochs(self) -> int:
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
+
+    def model_in(self, stage_index: int) -> Model:
+        """The network as it is in a stage: with the head of the last stage up to it that names one."""
+        heads = [stage.head for stage in self.stages[: stage_index + 1] if stage.head is not None]
+        return replace(self.model, head=heads[-1]) if heads else self.model
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

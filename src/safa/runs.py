@@ -19,9 +19,10 @@ from accelerate.state import AcceleratorState
 import safa
 from safa import checkpoint, clouds, evaluate
 from safa import recipe as recipes
-from safa.checkpoint import StageCache, write_atomically
+from safa.checkpoint import StageCache
 from safa.data.dataset import LongTailed, load
 from safa.errors import UserError
+from safa.files import write_atomically
 from safa.plan import epochs_of, shared_epochs
 from safa.progress import Progress
 from safa.report import lines
@@ -55,11 +56,19 @@ class Machine:
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done: a recipe under the name its line will carry, and its folder."""
+    """One run to be done: a recipe under the name its line will carry, and its folder.
+
+    Attributes:
+        name: of the recipe as it stands in its file.
+        recipe: what is run.
+        folder: where.
+        changes: what was set otherwise than in the file, ``key=value``; a run with changes is another table row.
+    """
 
     name: str
     recipe: recipes.Recipe
     folder: Path
+    changes: tuple[str, ...] = ()
 
 
 def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Iterable[str] = ()) -> dict[str, Any]:
@@ -179,7 +188,8 @@ def job_of(folder: Path, root: str | None = None) -> Job:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not the folder of a run: it holds no {name}; 'safa train RECIPE' makes one")
     recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
-    return Job(json.loads((folder / "data.json").read_text())["recipe"], recipe, folder)
+    described = json.loads((folder / "data.json").read_text())
+    return Job(described["recipe"], recipe, folder, tuple(described.get("changes", ())))
 
 
 def with_seed(recipe: recipes.Recipe, seed: int) -> recipes.Recipe:
@@ -227,6 +237,7 @@ def _describe(job: Job, data: LongTailed) -> None:
     source = data.source
     described = {
         "recipe": job.name,
+        "changes": list(job.changes),
         "name": source.name,
         "class_names": list(source.class_names),
         "class_counts": data.class_counts,
@@ -263,6 +274,7 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     figures = _figures(predicted, data)
     return {
         "recipe": job.name,
+        "changes": list(job.changes),
         "dataset": data.source.name,
         "imbalance_factor": data.imbalance_factor,
         "model": job.recipe.model.backbone.name,

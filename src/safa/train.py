@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from safa import checkpoint, evaluate
+from safa import assembly, checkpoint, evaluate, files
 from safa import recipe as recipes
-from safa.catalog import build, resolve
+from safa.catalog import build
 from safa.data.batches import Batches, InOrder, Normalise
 from safa.data.dataset import LongTailed
 from safa.data.types import Split
 from safa.errors import UserError
-from safa.plan import Epoch, epochs_of, optimizer_of, start_key
+from safa.plan import Epoch, ends_of_stages, epochs_of, optimizer_of, start_key
 from safa.plugin import PlugIn
 from safa.progress import Progress
 from safa.seeding import seed_for
 from safa.stop import StopRequest
-from safa.types import Output
+from safa.sums import Sums
+from safa.types import Fitting, Lookahead, Output, Refitted
 
 CHECKPOINT = "checkpoint.pt"
 EVALUATION_BATCH = 500
@@ -74,11 +74,11 @@ class Trainer:
         self.device = accelerator.device
         self.progress = progress or Progress(shown=False)
         self.plan = epochs_of(recipe, data.facts(), accelerator.num_processes)
-        stage_ends = {a.key for a, b in zip(self.plan, self.plan[1:], strict=False) if a.stage_index != b.stage_index}
-        self.save_at = stage_ends | set(save_at)
+        self.save_at = ends_of_stages(self.plan) | set(save_at)
         self.normalise = Normalise(data.source.mean, data.source.std, self.device)
-        self.model = _placed(network(recipe, data.num_classes), self.device)
+        self.model = _placed(assembly.network(recipe.model, data.num_classes, recipe.seed), self.device)
         self.augmenter: Any = None
+        self.reweighter: Any = None
         self.optimizer_state: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
         self.reused_epochs = 0
@@ -96,7 +96,7 @@ class Trainer:
         """Train what is left of the plan; raises ``Stopped`` when a signal asks for an end."""
         self._try_stages()
         if self.accelerator.is_main_process:
-            checkpoint.remove_halves(self.folder)
+            files.remove_halves(self.folder)
         if not self.resume():
             self._reuse_prefix()
         self._write_log()
@@ -105,17 +105,21 @@ class Trainer:
             for epoch in self.plan[self.done :]:
                 if self.stage is None or (epoch.first and self.step == 0):
                     self._enter(epoch)
-                self._train_epoch(epoch, stop)
+                if epoch.trains:
+                    self._train_epoch(epoch, stop)
                 self._finish_epoch(epoch)
                 if self._agreed(stop):
                     raise Stopped(f"stopped after epoch {epoch.index}", stop)
 
     def _train_epoch(self, epoch: Epoch, stop: StopRequest) -> None:
         self.plug.train()
+        assembly.train_mode(self.model, epoch.stage.trainable)
         for group in self.optimizer.param_groups:
             group["lr"] = epoch.lr * group["lr_scale"]
         steps = self.batches.epoch(epoch.index, self.step)
         self.progress.epoch(epoch.index, len(self.batches), self.step)
+        if self.reweighter is not None:
+            self.meta_batches = self._meta_batches(epoch.index * len(self.batches) + self.step)
         started = time.perf_counter()
         for images, labels in steps:
             self._train_step(epoch, images, labels)
@@ -133,8 +137,11 @@ class Trainer:
     def _train_step(self, epoch: Epoch, images: Tensor, labels: Tensor) -> None:
         # Dropout and SAFA's pairing draw from the global generator; set per step, a run resumes at any step.
         torch.manual_seed(seed_for(self.recipe.seed, "step", epoch.index, self.step, self.accelerator.process_index))
+        weights = self._image_weights(epoch, images, labels) if self.reweighter is not None else None
         output: Output = self.plug(images, labels)
         classification = self.criterion(output.logits, output.labels)
+        if weights is not None:
+            classification = (weights * classification).sum()
         loss = classification + output.loss
         self.sums.add({"classification": classification.detach(), **output.terms}, loss.detach())
         self._refuse_nan(epoch, loss)
@@ -143,6 +150,14 @@ class Trainer:
         if self.recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.plug.parameters(), self.recipe.clip)
         self.optimizer.step()
+
+    def _image_weights(self, epoch: Epoch, images: Tensor, labels: Tensor) -> Tensor:
+        """One weight per image, learnt by looking one step ahead on the next batch of the meta set."""
+        meta_images, meta_labels = next(self.meta_batches)
+        with self.accelerator.autocast():
+            look = Lookahead(self.model, self.criterion, images, labels, meta_images, meta_labels, epoch.lr)
+            weights: Tensor = self.reweighter(look)
+        return weights
 
     def _finish_epoch(self, epoch: Epoch) -> None:
         self._refuse_nan(epoch, None)
@@ -162,26 +177,42 @@ class Trainer:
 
     def _try_stages(self) -> None:
         """Build what every stage names once, so that a mistake in the last stage does not wait for its turn."""
-        for stage in self.recipe.stages:
-            self._criterion(stage)
+        model = assembly.network(self.recipe.model, self.data.num_classes, self.recipe.seed)
+        if isinstance(assembly.head_of(model), Refitted):
+            raise UserError(
+                f"head {self.recipe.model.head.name!r} starts from a head learnt before it; name it in a later stage"
+            )
+        for index, stage in enumerate(self.recipe.stages):
+            if stage.head is not None:
+                model.add_module(assembly.HEAD, self._head(stage.head, model, index))
+            assembly.criterion(stage, self.data.class_counts, assembly.head_of(model))
+            assembly.set_trainable(model, stage.trainable)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise UserError(f"nothing learns in stage {index}: {', '.join(stage.trainable)} has no parameter")
             self._sampler(stage)
             self._augmenter(stage.augmenter, 0)
+            self._reweighter(stage, 0)
 
     def _enter(self, epoch: Epoch, resumed: bool = False) -> None:
         """Build what the stage names; carry on with what it has in common with the stage before."""
-        stage = epoch.stage
-        self.criterion = self._criterion(stage).to(self.device)
-        self.batches = self._training_batches(stage)
+        stage, former = epoch.stage, self.stage
+        self.batches = self._augmented_batches(self.data.train, self._sampler(stage))
         if not resumed:
             self._change_augmenter(stage, epoch.index)
+            self._change_head(epoch)
+            if former is None or former.reweighting != stage.reweighting:
+                self.reweighter = self._reweighter(stage, epoch.index)
+        self.criterion = assembly.criterion(stage, self.data.class_counts, assembly.head_of(self.model)).to(self.device)
         self.plug_before = stage.augmenter.before if stage.augmenter else None
         if self.augmenter is not None:
             # DDP waits for the gradient of every parameter that can have one; an idle augmenter's get none. Set first,
             # since an augmenter may freeze a part of itself when it becomes active.
             self.augmenter.requires_grad_(stage.generate or self.augmenter.learns_while_idle)
             self.augmenter.active = stage.generate
+        assembly.set_trainable(self.model, stage.trainable)
         bare = PlugIn(self.model, self.plug_before, self.augmenter)
-        optimizer = self._optimizer(epoch, bare, restart=stage.optimizer is not None and not resumed)
+        other = stage.head is not None or (former is not None and former.trainable != stage.trainable)
+        optimizer = self._optimizer(epoch, restart=not resumed and (stage.optimizer is not None or other))
         self.accelerator.free_memory()  # forget the wrapping of the stage before
         self.plug, self.optimizer = self.accelerator.prepare(bare, optimizer)
         self.stage = stage
@@ -194,77 +225,95 @@ class Trainer:
         if self.optimizer_state is None and self.stage is not None:
             self.optimizer_state = self.optimizer.state_dict()
         if self.optimizer_state is not None:
-            self.optimizer_state = _only_first(self.optimizer_state, len(list(self.model.parameters())))
+            self.optimizer_state = _only_first(self.optimizer_state, len(self._learning()))
         self.augmenter = self._augmenter(stage.augmenter, index)
+
+    def _change_head(self, epoch: Epoch) -> None:
+        """The stage's own classifier, if it names one, made from the former one where it wants that."""
+        if epoch.stage.head is None:
+            return
+        head, former = self._head(epoch.stage.head, self.model, epoch.stage_index), assembly.head_of(self.model)
+        if isinstance(head, Refitted) and former is not None:
+            head.refit(former, self._fitting())
+        self._set_head(head)
+
+    def _set_head(self, head: nn.Module) -> None:
+        self.model.add_module(assembly.HEAD, head.to(self.device))
+
+    def _fitting(self) -> Fitting:
+        def features(split: Split) -> tuple[Tensor, Tensor]:
+            return evaluate.features(self.model, self._in_order(split))
+
+        validation = self.data.validation
+        return Fitting(
+            self.data.class_counts,
+            train=lambda: features(self.data.train),
+            validation=(lambda: features(validation)) if validation is not None else None,
+        )
+
+    def _head(self, spec: recipes.Named, model: nn.Module, stage_index: int) -> nn.Module:
+        head = assembly.new_head(spec, model, self.data.num_classes, seed_for(self.recipe.seed, "head", stage_index))
+        if getattr(head, "needs_validation", False) and self.data.validation is None:
+            raise UserError(
+                f"head {spec.name!r} chooses a setting on validation images and there are none; "
+                "set data.validation to cut some from the training images, or give it the value"
+            )
+        return head
 
     def _augmenter(self, spec: recipes.Augmenter | None, index: int) -> Any:
         if spec is None:
             return None
-        before = spec.before or str(getattr(self.model, "before", ""))
-        channels = self._channels_before(before)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.recipe.seed, "augmenter", index))
-            augmenter = build(
-                "augmenter",
-                spec.name,
-                spec.options,
-                channels=channels,
-                class_counts=self.data.class_counts,
-                head_ratio=self.data.spec.head_ratio,
-            )
-        if not isinstance(augmenter, nn.Module):
-            raise UserError(
-                f"augmenter {spec.name!r} must be a torch.nn.Module, which has a state to save; it is {augmenter!r}"
-            )
-        return _placed(augmenter, self.device)
+        built = assembly.augmenter(
+            spec,
+            self.model,
+            class_counts=self.data.class_counts,
+            head_ratio=self.data.spec.head_ratio,
+            image_size=self.data.source.image_size,
+            seed=seed_for(self.recipe.seed, "augmenter", index),
+        )
+        return _placed(built, self.device)
 
-    def _channels_before(self, before: str) -> int:
-        """Channels of what enters the layer; its name is checked by the plug-in, which explains itself better."""
-        PlugIn(self.model, before, _Anything())
-        size = self.data.source.image_size
-        shapes = {place.name: place.shape for place in PlugIn.probe(self.model, size, only=before)}
-        if before not in shapes:
-            raise UserError(f"nothing can be augmented before {before!r}: not every path crosses it exactly once")
-        return shapes[before][0]
-
-    def _criterion(self, stage: recipes.Stage) -> nn.Module:
-        counts = self.data.class_counts
-        weight = None
-        if stage.weighting is not None:
-            weight = build("weighting", stage.weighting.name, stage.weighting.options, class_counts=counts)
-        loss: nn.Module = build("loss", stage.loss.name, stage.loss.options, class_counts=counts, weight=weight)
-        if stage.weighting is not None and getattr(loss, "weight", None) is None:
+    def _reweighter(self, stage: recipes.Stage, index: int) -> Any:
+        if stage.reweighting is None:
+            return None
+        if self.data.meta is None:
             raise UserError(
-                f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do "
-                "nothing; leave it out, or give the loss a parameter and an attribute 'weight'"
+                f"reweighting {stage.reweighting.name!r} steers by a balanced meta set; set data.meta_per_class, "
+                "e.g. to 10, to take one out of the training images"
             )
-        scale, head_scale = getattr(loss, "scale", None), getattr(_head_of(self.model), "scale", None)
-        if scale is not None and head_scale is not None and float(scale) != float(head_scale):
-            raise UserError(
-                f"loss {stage.loss.name!r} has scale {scale} but the cosine head has {head_scale}; make them equal"
-            )
-        return loss
+        if self.accelerator.num_processes > 1:
+            raise UserError("image weights are learnt in one process; run without torchrun")
+        seed = seed_for(self.recipe.seed, "reweighting", index)
+        return assembly.reweighter(stage, self.data.class_counts, seed).to(self.device)
 
-    def _training_batches(self, stage: recipes.Stage) -> Batches:
+    def _augmented_batches(self, split: Split, sampler: Any) -> Batches:
         augmentation = build("augmentation", self.data.augmentation.name, self.data.augmentation.options)
-        return self._batches(self.data.train, self._sampler(stage), augmentation)
+        return self._batches(split, sampler, augmentation)
+
+    def _meta_batches(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the meta set without end, from the given one on."""
+        assert self.data.meta is not None
+        sampler = assembly.sampler(
+            recipes.Named("instance"), self.data.meta.labels, self.recipe.batch_size, seed=self.recipe.seed
+        )
+        batches = self._augmented_batches(self.data.meta, sampler)
+        round, step = divmod(first, len(batches))
+        while True:
+            yield from batches.epoch(round, step)
+            round, step = round + 1, 0
 
     def _sampler(self, stage: recipes.Stage) -> Any:
-        world = self.accelerator.num_processes
-        if self.recipe.batch_size % world:
-            raise UserError(
-                f"batch_size {self.recipe.batch_size} cannot be split over {world} processes; make it a multiple"
-            )
-        return build(
-            "sampler",
-            stage.sampler.name,
-            stage.sampler.options,
-            labels=self.data.train.labels,
-            batch_size=self.recipe.batch_size // world,
+        return assembly.sampler(
+            stage.sampler,
+            self.data.train.labels,
+            self.recipe.batch_size,
             seed=self.recipe.seed,
             rank=self.accelerator.process_index,
-            world_size=world,
+            world_size=self.accelerator.num_processes,
         )
+
+    def _in_order(self, split: Split) -> Batches:
+        return self._batches(split, InOrder(len(split), EVALUATION_BATCH))
 
     def _batches(self, split: Split, sampler: Any, augmentation: Any = None) -> Batches:
         return Batches(
@@ -279,19 +328,12 @@ class Trainer:
             workers=self.workers,
         )
 
-    def _optimizer(self, epoch: Epoch, plug: PlugIn, restart: bool) -> torch.optim.Optimizer:
-        settings = optimizer_of(self.recipe, epoch.stage_index)
-        groups: list[dict[str, Any]] = [{"params": list(plug.model.parameters()), "lr_scale": 1.0}]
+    def _optimizer(self, epoch: Epoch, restart: bool) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [{"params": self._learning(), "lr_scale": 1.0}]
         if self.augmenter is not None:
             scale = epoch.stage.augmenter.lr_scale if epoch.stage.augmenter else 1.0
             groups.append({"params": list(self.augmenter.parameters()), "lr_scale": scale})
-        optimizer = torch.optim.SGD(
-            groups,
-            lr=epoch.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-        )
+        optimizer = assembly.optimizer(optimizer_of(self.recipe, epoch.stage_index), epoch.lr, groups)
         carried = self.optimizer_state
         if carried is None and self.stage is not None:
             carried = self.optimizer.state_dict()
@@ -302,6 +344,9 @@ class Trainer:
             )
         return optimizer
 
+    def _learning(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -310,11 +355,13 @@ class Trainer:
             "key": self._key(self.done),
             "done": self.done,
             "step": self.step,
+            "stage": self._in_force().stage_index,
             "sums": self.sums.state(),
             "history": self.history,
             "reused_epochs": self.reused_epochs,
             "model": self.model.state_dict(),
             "augmenter": self.augmenter.state_dict() if self.augmenter is not None else None,
+            "reweighter": self.reweighter.state_dict() if self.reweighter is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
         }
@@ -325,20 +372,30 @@ class Trainer:
             return start_key(self.recipe, self.data.facts(), self.accelerator.num_processes)
         return self.plan[done - 1].key if done <= len(self.plan) else ""
 
+    def _in_force(self) -> Epoch:
+        """The epoch in hand, or the last whole one where none is begun."""
+        return self.plan[self.done if self.step else self.done - 1]
+
     def _restore(self, state: dict[str, Any]) -> None:
         self.done, self.step, self.history = state["done"], state["step"], state["history"]
         self.reused_epochs = state["reused_epochs"]
         self.sums = Sums.of(state["sums"])
+        last = self._in_force()
+        head = self.recipe.model_in(last.stage_index).head
+        if head != self.recipe.model.head:
+            self._set_head(self._head(head, self.model, last.stage_index))
         self.model.load_state_dict(state["model"])
+        assembly.set_trainable(self.model, last.stage.trainable)
         self.optimizer_state = state["optimizer"]
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        inside = self.step > 0 or (self.done < len(self.plan) and not self.plan[self.done].first)
-        last = self.plan[self.done if inside else self.done - 1]
         self.augmenter = self._augmenter(last.stage.augmenter, 0)
         if self.augmenter is not None:
             self.augmenter.load_state_dict(state["augmenter"])
-        if inside:
+        self.reweighter = self._reweighter(last.stage, 0)
+        if self.reweighter is not None:
+            self.reweighter.load_state_dict(state["reweighter"])
+        if self.step > 0 or (self.done < len(self.plan) and not self.plan[self.done].first):
             self._enter(last, resumed=True)
         else:
             self.stage = last.stage
@@ -364,7 +421,8 @@ class Trainer:
         epoch = next(known, None)
         if epoch is None or self.cache is None:
             return
-        state = {**self.cache.load(epoch.key), "reused_epochs": epoch.index + 1}
+        trained = sum(before.trains for before in self.plan[: epoch.index + 1])
+        state = {**self.cache.load(epoch.key), "reused_epochs": trained, "stage": epoch.stage_index}
         self._restore(state)
         if self.accelerator.is_main_process:  # where nothing is left to train, this is all the run will save
             checkpoint.save(self.folder / CHECKPOINT, state)
@@ -380,7 +438,7 @@ class Trainer:
     def _write_log(self) -> None:
         if self.accelerator.is_main_process:
             lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-            checkpoint.write_atomically(self.folder / "log.jsonl", lines.encode())
+            files.write_atomically(self.folder / "log.jsonl", lines.encode())
 
     def _track(self, entry: dict[str, Any]) -> None:
         if self._writer is None:
@@ -401,7 +459,7 @@ class Trainer:
         if split not in self._splits:
             images = self.data.source.test if split == "test" else self.data.validation
             assert images is not None
-            self._splits[split] = self._batches(images, InOrder(len(images), EVALUATION_BATCH))
+            self._splits[split] = self._in_order(images)
         return evaluate.predict(self.model, self._splits[split])
 
     def images_of(self, split: Split, rows: Any) -> tuple[Tensor, Tensor]:
@@ -448,59 +506,10 @@ class Trainer:
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
 
 
-def network(recipe: recipes.Recipe, num_classes: int) -> nn.Module:
-    """The bare network of a recipe, initialised from its seed alone; float32, on the CPU."""
-    spec = recipe.model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(recipe.seed, "network"))
-        head = _head_factory(spec.head)
-        model: nn.Module = build(
-            "backbone", spec.backbone.name, spec.backbone.options, num_classes=num_classes, head=head
-        )
-    return model
-
-
 def _placed(module: nn.Module, device: torch.device) -> nn.Module:
     """On the device, channels-last: what convolutions on CPU and tensor cores want."""
     placed: nn.Module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed
-
-
-class Sums:
-    """Running sums of the loss terms of one epoch; kept on the device, since reading one would wait for it."""
-
-    def __init__(self) -> None:
-        self.terms: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.images, self.seconds = 0, 0.0
-
-    def add(self, terms: dict[str, Tensor], loss: Tensor) -> None:
-        for name, value in {**terms, "loss": loss}.items():
-            self.terms[name] = self.terms[name] + value.double() if name in self.terms else value.double()
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def broken(self) -> str | None:
-        """First term whose sum is not finite; the total comes last, for it is broken whenever another is."""
-        names = [*(name for name in self.terms if name != "loss"), *(["loss"] if "loss" in self.terms else [])]
-        return next((name for name in names if not math.isfinite(float(self.terms[name]))), None)
-
-    def means(self) -> dict[str, Any]:
-        """What the log says of an epoch."""
-        means = {name: float(total) / self.counts[name] for name, total in self.terms.items()}
-        loss = means.pop("loss", None)
-        speed = self.images / self.seconds if self.seconds else None
-        return {"loss": loss, "terms": means, "images_per_second": speed, "seconds": self.seconds}
-
-    def state(self) -> dict[str, Any]:
-        terms = {name: float(total) for name, total in self.terms.items()}
-        return {"terms": terms, "counts": self.counts, "images": self.images, "seconds": self.seconds}
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> Sums:
-        sums = cls()
-        sums.terms = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["terms"].items()}
-        sums.counts, sums.images, sums.seconds = dict(state["counts"]), state["images"], state["seconds"]
-        return sums
 
 
 def _tensorboard(folder: Path) -> Any:
@@ -509,33 +518,6 @@ def _tensorboard(folder: Path) -> Any:
     except ImportError as error:
         raise UserError("TensorBoard is not installed; pip install 'safa[track]' or leave --track out") from error
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-class _Anything:
-    """Stands in for an augmenter while only the layer's name is checked."""
-
-    active, learns_while_idle = False, False
-
-    def __call__(self, features: Tensor, labels: Tensor) -> Any:
-        raise NotImplementedError
-
-
-def _head_factory(spec: recipes.Named) -> Callable[[int, int], nn.Module]:
-    resolve("head", spec.name)  # a wrong name is reported as one of the head, not of the backbone
-
-    def head(in_features: int, num_classes: int) -> nn.Module:
-        made: nn.Module = build(
-            "head", spec.name, spec.options,
-            in_features=in_features, num_classes=num_classes, out_features=num_classes,
-        )  # fmt: skip
-        return made
-
-    return head
-
-
-def _head_of(model: nn.Module) -> nn.Module | None:
-    head = getattr(model, "fc", None)
-    return head if isinstance(head, nn.Module) else None
 
 
 def _only_first(state: dict[str, Any], parameters: int) -> dict[str, Any]:

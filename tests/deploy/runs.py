@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from safa import checkpoint, train
+from safa import assembly, checkpoint
 from safa import recipe as recipes
 from safa.augmenters.safa import SAFA
 from safa.data import digits
@@ -46,14 +46,15 @@ def write_run(folder: Path, recipe: recipes.Recipe = RECIPE, *, finished: bool =
 
 def network(recipe: recipes.Recipe = RECIPE) -> nn.Module:
     """The network whose weights the run holds: random features, a head fitted to the digits."""
-    model = train.network(recipe, len(CLASS_NAMES))
+    model = assembly.network(recipe.model, len(CLASS_NAMES), recipe.seed)
     model.load_state_dict(_weights(recipes.dump(recipe)))
     return model.eval()
 
 
 @functools.cache
 def _weights(recipe: str) -> dict[str, Tensor]:
-    model = train.network(recipes.from_plain(yaml.safe_load(recipe)), len(CLASS_NAMES))
+    spec = recipes.from_plain(yaml.safe_load(recipe))
+    model = assembly.network(spec.model, len(CLASS_NAMES), spec.seed)
     split = digits.load()[0]
     images, labels = torch.from_numpy(split.images).float() / 255, torch.from_numpy(split.labels)
     head, model.fc = model.fc, nn.Identity()

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from safa.checkpoint import write_atomically
 from safa.deploy.formats import FORMATS, own_code
 from safa.deploy.network import Card, Classifier, Deployed
 from safa.errors import UserError, closest
+from safa.files import write_atomically
 
 TOLERANCE = 1e-4
 # One image, the two that the graph was traced with, and another number.

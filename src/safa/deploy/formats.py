@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from safa import assembly
 from safa import recipe as recipes
-from safa import train
 from safa.deploy.network import Card, Classifier, Deployed, classifier, fill
 from safa.errors import UserError, closest
 
@@ -108,9 +108,7 @@ def _network_of(card: Card, where: str) -> nn.Module:
     if own_code(card):
         names = " and ".join(own_code(card))
         raise UserError(f"{where} holds weights of {names}, code of your own; pass network=, an instance of it")
-    # A recipe of no epochs, for the network depends on nothing else; its weights are replaced.
-    recipe = recipes.Recipe(method="", stages=(recipes.Stage(epochs=0),), model=card.model)
-    return train.network(recipe, len(card.class_names))
+    return assembly.network(card.model, len(card.class_names), seed=0)  # its weights are replaced
 
 
 def _write_onnx(model: Classifier, card: Card) -> bytes:

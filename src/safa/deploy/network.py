@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from safa import checkpoint, train
+from safa import assembly, checkpoint, train
 from safa import recipe as recipes
 from safa.errors import UserError
 
@@ -106,12 +106,14 @@ def load_run(run: Path) -> Deployed:
     run = Path(run)
     _check_folder(run)
     recipe = recipes.load(run / "recipe.yaml")
-    card = Card.from_plain(_json(run / "data.json"), recipe.model, str(run / "data.json"))
+    described = _json(run / "data.json")
     path = run / train.CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} has no {path.name} yet: no epoch of it is finished; let it train on")
     state = _state(path)
-    network = train.network(recipe, len(card.class_names))
+    # Stages may change the classifier; the runs of versions that could not have no such entry.
+    card = Card.from_plain(described, recipe.model_in(state.get("stage", 0)), str(run / "data.json"))
+    network = assembly.network(card.model, len(card.class_names), recipe.seed)
     fill(network, state["model"], str(path))
     return Deployed(classifier(network, card), card, _notes(run, recipe, state))
 

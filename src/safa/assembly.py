@@ -1,0 +1,228 @@
+"""What a recipe names, built: the network and its heads, loss, sampler, augmenter, image weights, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safa import recipe as recipes
+from safa.catalog import build, resolve
+from safa.errors import UserError, closest
+from safa.plugin import PlugIn
+from safa.seeding import seed_for
+
+HEAD = "fc"  # the classifier's name in every network
+
+
+def network(model: recipes.Model, num_classes: int, seed: int) -> nn.Module:
+    """The bare network, initialised from the seed alone; float32, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "network"))
+        built: nn.Module = build(
+            "backbone",
+            model.backbone.name,
+            model.backbone.options,
+            num_classes=num_classes,
+            head=_head_factory(model.head),
+        )
+    return built
+
+
+def _head_factory(spec: recipes.Named) -> Callable[[int, int], nn.Module]:
+    resolve("head", spec.name)  # a wrong name is reported as one of the head, not of the backbone
+
+    def head(in_features: int, num_classes: int) -> nn.Module:
+        made: nn.Module = build(
+            "head", spec.name, spec.options,
+            in_features=in_features, num_classes=num_classes, out_features=num_classes,
+        )  # fmt: skip
+        return made
+
+    return head
+
+
+def new_head(spec: recipes.Named, model: nn.Module, num_classes: int, seed: int) -> nn.Module:
+    """Another classifier for a network that has one, not yet fitted to anything.
+
+    Raises:
+        UserError: if the network does not keep its classifier, with its number of inputs, under the name ``fc``.
+    """
+    in_features = getattr(head_of(model), "in_features", None)
+    if in_features is None:
+        raise UserError(
+            f"{type(model).__name__} cannot be given another head: it has no classifier {HEAD!r} with in_features"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _head_factory(spec)(int(in_features), num_classes)
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """The network's classifier; None where it has none of the usual name."""
+    head = getattr(model, HEAD, None)
+    return head if isinstance(head, nn.Module) else None
+
+
+@contextmanager
+def head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """What enters the classifier, (n, d) and detached, of every forward pass made meanwhile."""
+    seen: list[Tensor] = []
+    handle = model.get_submodule(HEAD).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module | None) -> nn.Module:
+    """The stage's classification loss with its class weights; of single images where they are weighted one by one.
+
+    Raises:
+        UserError: for an unknown name or option, weights that the loss would ignore, or another scale than the head's.
+    """
+    weight = None
+    if stage.weighting is not None:
+        weight = build("weighting", stage.weighting.name, stage.weighting.options, class_counts=class_counts)
+    options = {**stage.loss.options, **({"reduction": "none"} if stage.reweighting is not None else {})}
+    loss: nn.Module = build("loss", stage.loss.name, options, class_counts=class_counts, weight=weight)
+    if stage.weighting is not None and getattr(loss, "weight", None) is None:
+        raise UserError(
+            f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do "
+            "nothing; leave it out, or give the loss a parameter and an attribute 'weight'"
+        )
+    scale, head_scale = getattr(loss, "scale", None), getattr(head, "scale", None)
+    if isinstance(scale, float | int) and isinstance(head_scale, float | int) and scale != head_scale:
+        raise UserError(
+            f"loss {stage.loss.name!r} has scale {scale} but the cosine head has {head_scale}; make them equal"
+        )
+    return loss
+
+
+def augmenter(
+    spec: recipes.Augmenter,
+    model: nn.Module,
+    *,
+    class_counts: Sequence[int],
+    head_ratio: float,
+    image_size: int,
+    seed: int,
+) -> nn.Module:
+    """The augmenter for what enters its layer.
+
+    Raises:
+        UserError: for an unknown name, option or layer, or an augmenter that is no module.
+    """
+    channels = _channels_before(spec.before or str(getattr(model, "before", "")), model, image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = build(
+            "augmenter",
+            spec.name,
+            spec.options,
+            channels=channels,
+            class_counts=class_counts,
+            head_ratio=head_ratio,
+        )
+    if not isinstance(built, nn.Module):
+        raise UserError(
+            f"augmenter {spec.name!r} must be a torch.nn.Module, which has a state to save; it is {built!r}"
+        )
+    return built
+
+
+def _channels_before(before: str, model: nn.Module, image_size: int) -> int:
+    """Channels of what enters the layer; its name is checked by the plug-in, which explains itself better."""
+    PlugIn(model, before, _Anything())
+    shapes = {place.name: place.shape for place in PlugIn.probe(model, image_size, only=before)}
+    if before not in shapes:
+        raise UserError(f"nothing can be augmented before {before!r}: not every path crosses it exactly once")
+    return shapes[before][0]
+
+
+class _Anything:
+    """Stands in for an augmenter while only the layer's name is checked."""
+
+    active, learns_while_idle = False, False
+
+    def __call__(self, features: Tensor, labels: Tensor) -> Any:
+        raise NotImplementedError
+
+
+def reweighter(stage: recipes.Stage, class_counts: Sequence[int], seed: int) -> nn.Module:
+    """What weighs the stage's images one by one.
+
+    Raises:
+        UserError: for an unknown name or option, or beside an augmenter, whose rows no image stands behind.
+    """
+    assert stage.reweighting is not None
+    if stage.augmenter is not None:
+        raise UserError(
+            f"reweighting {stage.reweighting.name!r} weighs single images and cannot weigh the rows of augmenter "
+            f"{stage.augmenter.name!r}; put them into different stages"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built: nn.Module = build(
+            "reweighting", stage.reweighting.name, stage.reweighting.options, class_counts=class_counts
+        )
+    return built
+
+
+def sampler(spec: recipes.Named, labels: Any, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> Any:
+    """The order of the images for one of ``world_size`` processes; ``batch_size`` counts the images of all.
+
+    Raises:
+        UserError: for an unknown name or option, or a batch that cannot be split.
+    """
+    if batch_size % world_size:
+        raise UserError(f"batch_size {batch_size} cannot be split over {world_size} processes; make it a multiple")
+    return build(
+        "sampler",
+        spec.name,
+        spec.options,
+        labels=labels,
+        batch_size=batch_size // world_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def optimizer(settings: recipes.Optimizer, lr: float, groups: Iterable[Mapping[str, Any]]) -> torch.optim.Optimizer:
+    """SGD over groups of parameters, each with its ``lr_scale``; a group with nothing to learn is left out."""
+    return torch.optim.SGD(
+        [dict(group) for group in groups if group["params"]],
+        lr=lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
+
+
+def set_trainable(model: nn.Module, names: Sequence[str]) -> None:
+    """Let only the named layers, and what is inside them, learn; all where no name is given.
+
+    Raises:
+        UserError: if there is no such layer, with the closest name.
+    """
+    known = dict(model.named_modules())
+    for name in names:
+        if not name or name not in known:
+            raise UserError(
+                f"trainable names {name!r}, which is no layer of {type(model).__name__}{closest(name, known)}; "
+                f"its top-level modules are {', '.join(child for child, _ in model.named_children())}"
+            )
+    model.requires_grad_(not names)
+    for name in names:
+        known[name].requires_grad_(True)
+
+
+def train_mode(model: nn.Module, names: Sequence[str]) -> None:
+    """Training mode for what learns. The rest stands still, so its batch norm keeps its statistics too."""
+    model.train(not names)
+    for name in names:
+        model.get_submodule(name).train()

@@ -1,0 +1,46 @@
+"""Running sums of what one epoch's log line says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Sums:
+    """Running sums of the loss terms of one epoch; kept on the device, since reading one would wait for it."""
+
+    def __init__(self) -> None:
+        self.terms: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.images, self.seconds = 0, 0.0
+
+    def add(self, terms: dict[str, Tensor], loss: Tensor) -> None:
+        for name, value in {**terms, "loss": loss}.items():
+            self.terms[name] = self.terms[name] + value.double() if name in self.terms else value.double()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def broken(self) -> str | None:
+        """First term whose sum is not finite; the total comes last, for it is broken whenever another is."""
+        names = [*(name for name in self.terms if name != "loss"), *(["loss"] if "loss" in self.terms else [])]
+        return next((name for name in names if not math.isfinite(float(self.terms[name]))), None)
+
+    def means(self) -> dict[str, Any]:
+        """What the log says of an epoch."""
+        means = {name: float(total) / self.counts[name] for name, total in self.terms.items()}
+        loss = means.pop("loss", None)
+        speed = self.images / self.seconds if self.seconds else None
+        return {"loss": loss, "terms": means, "images_per_second": speed, "seconds": self.seconds}
+
+    def state(self) -> dict[str, Any]:
+        terms = {name: float(total) for name, total in self.terms.items()}
+        return {"terms": terms, "counts": self.counts, "images": self.images, "seconds": self.seconds}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Sums:
+        sums = cls()
+        sums.terms = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["terms"].items()}
+        sums.counts, sums.images, sums.seconds = dict(state["counts"]), state["images"], state["seconds"]
+        return sums
