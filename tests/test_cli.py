@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,12 +17,13 @@ import pytest
 from PIL import Image
 
 import safa
-from safa import cli, commands
+from safa import cli, commands, library
 from safa import recipe as recipes
 from safa.data import digits
 from safa.recipe import Named
 from safa.report import lines
 from safa.train import CHECKPOINT
+from tests.report.test_lines import LINE
 
 
 @pytest.fixture
@@ -220,12 +222,84 @@ def test_report_fills_the_tables_of_a_text(call, compared, tmp_path):
     assert text.read_text().endswith("The end.\n")
 
 
+# --- tables of the paper -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Path:
+    """Result lines in a folder of the working directory, with a line of ``safa bench`` among them, as in a checkout."""
+    monkeypatch.chdir(tmp_path)
+    place = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "epochs": 200}
+    lines.append("results/cifar100.jsonl", LINE | place | {"recipe": "ldam", "method": "LDAM", "error_last": 59.9})
+    lines.append("results/bench.jsonl", {"kind": "bench"})
+    return tmp_path / "results"
+
+
+def test_report_table1_shows_the_papers_rows_ours_and_what_was_not_run(call, results):
+    status, out, err = call("report", "table1")
+    assert (status, err) == (0, "")
+    assert re.search(r"LDAM loss +1 +59\.90 +59\.40 +\+0\.50 +21\.00\n", out)
+    assert re.search(r"CE-DRW +– +not run +– +– +–\n", out)
+    assert out.count("imbalance factor 100, resnet32") == 2
+    assert "* chosen" not in out.replace("Best on test*: the epoch was chosen", "")
+
+
+def test_report_of_a_table_takes_its_lines_from_files_folders_and_runs_that_are_named(call, results, run, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for sources, told in (
+        ([results / "cifar100.jsonl", results / "bench.jsonl"], "1 of the 150"),
+        ([results], "1 of the 150"),
+        ([run], "0 of the 150"),
+        ([empty], "0 of the 150"),
+    ):
+        assert told in call("report", "table1", *sources)[1]
+
+
+def test_report_of_several_tables_at_one_factor(call, results):
+    status, out, _ = call("report", "table1", "table6", "--imbalance_factor", "50")
+    assert status == 0
+    assert out.count("imbalance factor 50") == 4
+    assert "Table 1 of the paper" in out
+    assert "LDAM-DRW-SAFA w/o L_r" in out
+
+
+def test_report_of_a_table_as_markdown_goes_between_the_markers_of_a_text(call, results, tmp_path):
+    markdown = call("report", "table5", "--markdown")[1]
+    assert "| resnext29 | LDAM-DRW-SAFA | – | not run | 54.79 | – | – |" in markdown
+    text = tmp_path / "results.md"
+    text.write_text("# Results\n<!-- safa:table table5 -->\n<!-- /safa:table -->\nThe end.\n")
+    assert call("report", "table5", "--into", text) == (0, "", "")
+    assert text.read_text() == f"# Results\n<!-- safa:table table5 -->\n{markdown}<!-- /safa:table -->\nThe end.\n"
+
+
+def test_report_writes_first_lines_of_recipes_and_nothing_else_into_them(call, results, tmp_path):
+    recipe = tmp_path / "recipes" / "table1" / "cifar100" / "ldam.yaml"
+    shutil.copytree(library.folder() / "table1", tmp_path / "recipes" / "table1")
+    recipe.write_text(recipe.read_text().replace("# ", "# old: ", 1))
+    (tmp_path / "recipes" / "mine.yaml").write_text("# mine\nmethod: x\nstages: [{epochs: 1}]\n")
+    before = recipe.read_text().splitlines()
+    status, out, _ = call("report", "--recipes", tmp_path / "recipes")
+    assert status == 0
+    assert re.fullmatch(r".*recipes: \d+ of \d+ recipes have a new first line\n", out)
+    first, *rest = recipe.read_text().splitlines()
+    assert first == "# CIFAR-100-LT, imbalance 100, ResNet-32, LDAM: paper 59.40 %, ours 59.90 % (n = 1)."
+    assert rest == before[1:]
+    assert (tmp_path / "recipes" / "mine.yaml").read_text().startswith("# mine\n")
+    assert "recipes: 0 of" in call("report", "--recipes", tmp_path / "recipes")[1]
+
+
 def test_list_shows_every_name_with_its_source(call):
     status, out, _ = call("list")
     assert status == 0
     for word in ("ldam", "effective_number", "pairs", "safa", "resnet32", "cosine", "fashion-mnist", "digits/ldam-drw"):
         assert re.search(rf"\s{re.escape(word)}\s", out), word
     assert "ECCV 2022" in out
+
+
+def test_list_shows_names_whole_that_they_may_be_typed(call):
+    _, out, _ = call("list", "recipe")
+    assert set(library.names()) <= set(out.split())
 
 
 def test_list_of_one_kind_shows_no_other(call):
@@ -365,6 +439,14 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("predict absent x.png --format xml", "format must be csv or json, got 'xml'"),
         ("export absent", "absent does not exist"),
         ("report absent.jsonl", "no file absent.jsonl"),
+        ("report", "name run folders, files of result lines, or a table of the paper such as table1"),
+        ("report table1", "there is no folder 'results' here to read result lines from"),
+        ("report table9", "no folder 'results' here"),
+        ("report table1 absent.jsonl", "no file absent.jsonl"),
+        ("report table1 --output page.html", "table1 has neither a page nor a baseline"),
+        ("report absent.jsonl --imbalance_factor 50", "--imbalance_factor chooses columns of a table of the paper"),
+        ("report --recipes absent --markdown", "--recipes writes first lines of recipes and nothing else"),
+        ("report --recipes absent", "there is no folder 'results' here"),
         ("data absent_photos", "no data set named 'absent_photos'"),
         ("data digits --imbalance_factor 0.05", "did you mean 20?"),
         ("data digits --profile flat", "profile must be one of exponential, step, as_found, got 'flat'"),
@@ -388,6 +470,20 @@ def test_a_place_that_cannot_be_written_is_a_users_mistake(mistake, files, tmp_p
 
 def test_a_report_into_a_missing_text_is_a_users_mistake(mistake, compared, tmp_path):
     assert "cannot read" in mistake("report", compared[0] / "lines.jsonl", "--into", tmp_path / "absent.md")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("report table9", "no table 'table9' of the paper; there are table1, table5, table6"),
+        ("report table5 --imbalance_factor 100", "table5 of the paper has the imbalance factors 200, 10, got 100"),
+        ("report table1 --into absent.md", "cannot read absent.md"),
+        ("report --recipes results", "results holds no recipes of tables"),
+        ("report results/bench.jsonl", "there is no result line in results/bench.jsonl"),
+    ],
+)
+def test_a_mistake_about_a_table_of_the_paper_says_what_there_is(arguments, message, mistake, results):
+    assert message in mistake(*arguments.split())
 
 
 def test_a_page_of_lines_alone_is_a_users_mistake(mistake, compared, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,15 +11,24 @@ from safa import library
 from safa import recipe as recipes
 from safa.catalog import resolve
 from safa.errors import UserError
+from safa.plan import epochs_of, shared_epochs
+from safa.report import paper
+
+TABLES = [name for name in library.names() if name.startswith(("table", "insertion"))]
+CIFARS = ("cifar10", "cifar100")
+
+
+def load(name: str) -> recipes.Recipe:
+    return recipes.load(library.find(name)[1])
 
 
 @pytest.mark.parametrize("name", library.names())
 def test_every_recipe_names_only_what_the_catalog_has(name):
-    recipe = recipes.load(library.find(name)[1])
+    recipe = load(name)
     resolve("backbone", recipe.model.backbone.name)
     resolve("head", recipe.model.head.name)
     for stage in recipe.stages:
-        for kind in ("loss", "weighting", "sampler", "augmenter"):
+        for kind in ("loss", "weighting", "sampler", "augmenter", "reweighting", "head"):
             named = getattr(stage, kind)
             if named is not None:
                 resolve(kind, named.name)
@@ -28,22 +38,97 @@ def test_every_recipe_names_only_what_the_catalog_has(name):
 def test_every_recipe_is_titled_and_named_after_its_method(name):
     path = library.find(name)[1]
     assert library.title(path)
-    assert path.stem.startswith(recipes.load(path).method.lower().split("-")[0])
+    method = re.sub(r"[^a-z0-9]+", "-", load(name).method.lower().replace("w/o", "without")).strip("-")
+    # Variants of LDAM-DRW-SAFA are named after what varies.
+    assert path.stem in (method, method.removeprefix("ldam-drw-safa-"))
 
 
-@pytest.mark.parametrize("name", [name for name in library.names() if name.startswith("cifar")])
-def test_the_recipes_for_cifar_are_those_of_200_epochs(name):
-    recipe = recipes.load(library.find(name)[1])
-    assert recipe.epochs == 200
+# --- the tables --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_recipes_of_tables_follow_the_papers_protocol(name):
+    recipe = load(name)
+    assert [stage.epochs for stage in recipe.stages[:2]] == [160, 40]
+    assert all(stage.schedule is None and stage.optimizer is None for stage in recipe.stages[:2])
     assert recipe.schedule == recipes.Schedule()
     assert recipe.optimizer == recipes.Optimizer()
-    assert recipe.batch_size == 128
+    assert (recipe.batch_size, recipe.precision) == (128, "bf16")
+    assert recipe.data.name == name.split("/")[1]
+    assert recipe.data.imbalance_factor == (200 if name.startswith("table5") else 100)
+
+
+@pytest.mark.parametrize("table", paper.names())
+@pytest.mark.parametrize("dataset", CIFARS)
+def test_every_row_of_a_table_of_the_paper_has_its_recipe(table, dataset):
+    found = {
+        (recipe.model.backbone.name, paper.key(recipe.method))
+        for recipe in (load(name) for name in TABLES if name.startswith(f"{table}/{dataset}/"))
+    }
+    rows = {(model, paper.key(method)) for model, method in paper.rows(table)}
+    # Table 6 repeats a row of Table 1.
+    assert rows - found == ({("resnet32", "ldam-drw")} if table == "table6" else set())
+
+
+def test_the_recipes_of_both_data_sets_differ_by_the_data_set_alone():
+    for name in (name for name in TABLES if "/cifar10/" in name):
+        small, large = load(name), load(name.replace("/cifar10/", "/cifar100/"))
+        assert replace(large, data=replace(large.data, name="cifar10")) == small
+
+
+SHARED = [
+    (160, "ce", "ce-drw ce-drs"),
+    (200, "ce", "cb-re-tuning crt lws tau-norm ncm logit-adjustment-post-hoc"),
+    (160, "cb-ce", "cb-safa"),
+    (160, "focal", "focal-drw focal-safa"),
+    (160, "ldam", "ldam-drw ldam-drs ldam-drw-safa"),
+    (160, "ldam", "ldam-drw-deltaencoder ldam-drw-ftl ldam-drw-hallucinator"),
+    (160, "mixup", "mixup-drw"),
+    (0, "ldam", "ldam-drw-rsg"),  # RSG learns from the first epoch on
+    (0, "ce", "tau-norm-validation meta-class-weight"),  # other training images
+]
+
+
+@pytest.mark.parametrize(("epochs", "trunk", "others"), SHARED, ids=lambda value: str(value))
+def test_recipes_of_table_1_share_their_trunk(epochs, trunk, others):
+    for other in others.split():
+        assert shared(f"table1/cifar100/{trunk}", f"table1/cifar100/{other}") == epochs, other
+
+
+def test_the_full_method_of_table_6_is_the_row_of_table_1_and_the_ablations_share_its_first_stage():
+    names = [name for name in TABLES if name.startswith("table6/cifar100/")]
+    expected = {name: 160 if "without" in name else 200 for name in names}
+    assert {name: shared(name, "table1/cifar100/ldam-drw-safa") for name in names} == expected
+
+
+def test_safa_before_layer3_is_the_row_of_table_1():
+    names = {place: f"insertion/cifar100/before-{place}" for place in ("layer1", "layer2", "layer3", "fc")}
+    found = {place: shared(name, "table1/cifar100/ldam-drw-safa") for place, name in names.items()}
+    assert found == {"layer1": 160, "layer2": 160, "layer3": 200, "fc": 160}
+
+
+def test_the_ablations_leave_out_what_their_names_say():
+    for name, option in (("l-r", "reconstruction"), ("l-ms-t", "mode_seeking_tail"), ("l-ms-h", "mode_seeking_head")):
+        assert load(f"table6/cifar10/without-{name}").stages[1].augmenter.options == {option: 0}
+    assert load("table6/cifar10/without-l-c").stages[1].augmenter.options == {"contrastive": 0}
+
+
+def shared(first: str, second: str) -> int:
+    """Epochs two recipes have in common, as far as their images are: what cuts them is in the facts of the data."""
+    plans = []
+    for recipe in (load(first), load(second)):
+        cut = (recipe.data.imbalance_factor, recipe.data.validation, recipe.data.meta_per_class)
+        plans.append(epochs_of(recipe, {"images": recipe.data.name, "cut": list(cut)}))
+    return shared_epochs(*plans)
+
+
+# --- the others --------------------------------------------------------------------------------------------
 
 
 def test_what_belongs_together_differs_by_what_its_name_says():
-    drw, safa = (recipes.load(library.find(f"digits/{name}")[1]) for name in ("ldam-drw", "ldam-drw-safa"))
-    assert dataclasses.replace(safa, method=drw.method, stages=drw.stages) == drw
-    plain = dataclasses.replace(safa.stages[1], augmenter=None, sampler=drw.stages[1].sampler)
+    drw, safa = (load(f"digits/{name}") for name in ("ldam-drw", "ldam-drw-safa"))
+    assert replace(safa, method=drw.method, stages=drw.stages) == drw
+    plain = replace(safa.stages[1], augmenter=None, sampler=drw.stages[1].sampler)
     assert (safa.stages[0], plain) == drw.stages
 
 

@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   safa train images/ldam-drw-safa --data my_photos         your folder: my_photos/train/CLASS/*.jpg
   safa data my_photos                                      how long the tail is
   safa list                                                every name a recipe can use
+  safa report table1                                       the paper's Table 1 with what was run beside it
 """
 
 
@@ -178,14 +179,27 @@ def _report(p: ArgumentParser) -> None:
     p.add_argument(
         "paths",
         type=str,
-        nargs="+",
+        nargs="*",
         metavar="PATH",
-        help="run folders, JSONL files of result lines, or table1",
+        help="run folders, JSONL files of result lines; and table1, table5 or table6 of the paper, "
+        "with the lines of ./results where no file is named",
     )
     p.add_argument("--output", type=str, metavar="FILE", help="write a page of the run folders here")
     p.add_argument("--baseline", type=str, metavar="METHOD", help="what differences are taken to")
     p.add_argument("--markdown", action="store_true", help="print GitHub tables")
     p.add_argument("--into", type=str, metavar="FILE", help="put the tables between the markers of this text file")
+    p.add_argument(
+        "--imbalance_factor",
+        type=float,
+        metavar="X",
+        help="of a table of the paper (default: that of its recipes, and all that were run)",
+    )
+    p.add_argument(
+        "--recipes",
+        type=str,
+        metavar="DIR",
+        help="write the paper's figure and ours into the first lines of the recipes of this folder",
+    )
 
 
 def _data(p: ArgumentParser) -> None:
@@ -207,6 +221,14 @@ def _list(p: ArgumentParser) -> None:
 
 
 def _bench(p: ArgumentParser) -> None:
+    p.add_argument(
+        "what",
+        type=str,
+        nargs="?",
+        default="loop",
+        help="loop: our training against the ordinary loop, SAFA against plain training (default); "
+        "methods: a step and an inference of every method against plain CE",
+    )
     p.add_argument("--steps", type=PositiveInt, default=20, help="timed steps of each variant and round")
     p.add_argument(
         "--rounds",
@@ -223,7 +245,7 @@ def _bench(p: ArgumentParser) -> None:
         "--results",
         type=str,
         metavar="FILE",
-        help="append one JSON line to this file, not one that 'safa report' reads",
+        help="append one JSON line to this file, which needs to be one of its own",
     )
 
 

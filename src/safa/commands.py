@@ -7,18 +7,20 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from safa.errors import UserError, closest
 
 if TYPE_CHECKING:
     from safa.recipe import Recipe
+    from safa.report.paper_table import Setting
     from safa.runs import Machine
 
 out = Console(soft_wrap=False, highlight=False)
@@ -39,7 +41,7 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     if chosen is None:
         job = job_of(Path(str(resume)), options["root"])
     else:
-        job = Job(name, chosen, _folder(name, chosen, options))
+        job = Job(name, chosen, _folder(name, chosen, options), tuple(options["set"]))
     try:
         line = run(job, _machine(options))
     except Stopped as stopped:
@@ -59,7 +61,8 @@ def compare(recipes: list[str], seeds: str, **options: Any) -> int:
     from safa.runs import compare as run_all
     from safa.train import Stopped
 
-    jobs = [Job(name, recipe, _folder(name, recipe, options)) for name, recipe in named]
+    changes = tuple(options["set"])
+    jobs = [Job(name, recipe, _folder(name, recipe, options), changes) for name, recipe in named]
     try:
         lines = run_all(jobs, _machine(options))
     except Stopped as stopped:
@@ -92,8 +95,8 @@ def predict(
     run: str, paths: list[str], format: str, output: str | None, top: int, on_corrupt: Literal["stop", "skip"]
 ) -> int:
     """Classify files, to a file or to standard output."""
-    from safa.checkpoint import write_atomically
     from safa.deploy import network, predict
+    from safa.files import write_atomically
 
     writers = {"csv": predict.to_csv, "json": predict.to_json}
     if format not in writers:
@@ -124,16 +127,44 @@ def export(run: str, format: str, output: str | None) -> int:
     return 0
 
 
-def report(paths: list[str], output: str | None, baseline: str | None, markdown: bool, into: str | None) -> int:
-    """Tables of lines, a page of run folders, or the tables of a text file."""
+def report(
+    paths: list[str],
+    output: str | None,
+    baseline: str | None,
+    markdown: bool,
+    into: str | None,
+    imbalance_factor: float | None,
+    recipes: str | None,
+) -> int:
+    """Tables of lines or of the paper, a page of run folders, the tables of a text file, or titles of recipes."""
+    named = [path for path in paths if _is_paper_table(path)]
+    if recipes is not None:
+        if named or markdown or any((output, baseline, into, imbalance_factor)):
+            raise UserError("--recipes writes first lines of recipes and nothing else; give it result lines alone")
+        _retitle(Path(recipes), _lines(paths or [_results_folder()]))
+    elif named:
+        if output is not None or baseline is not None:
+            raise UserError(f"{named[0]} has neither a page nor a baseline; leave --output and --baseline out")
+        _report_paper(named, [path for path in paths if path not in named], markdown, into, imbalance_factor)
+    elif imbalance_factor is not None:
+        raise UserError("--imbalance_factor chooses columns of a table of the paper; name one, such as table1")
+    elif not paths:
+        raise UserError("name run folders, files of result lines, or a table of the paper such as table1")
+    elif into is not None:
+        _fill(Path(into), {Path(path).stem: _markdown_of(path) for path in paths})
+    else:
+        _report_lines(paths, output, baseline, markdown)
+    return 0
+
+
+def _report_lines(paths: list[str], output: str | None, baseline: str | None, markdown: bool) -> None:
     from safa.report import tables
     from safa.report.page import write_page
 
-    if into is not None:
-        _fill(Path(into), paths)
-        return 0
     folders = [Path(path) for path in paths if Path(path).is_dir()]
     lines = _lines(paths)
+    if not lines:
+        raise UserError(f"there is no result line in {', '.join(paths)}; 'safa train --results FILE' appends them")
     rows = tables.against_paper(tables.summarise(lines))
     if markdown:
         _say(tables.to_markdown(rows))
@@ -147,7 +178,26 @@ def report(paths: list[str], output: str | None, baseline: str | None, markdown:
                 "a page is drawn from run folders, and none was named; only tables come from result lines alone"
             )
         _say(f"page: {write_page(folders, Path(output), baseline)}")
-    return 0
+
+
+def _report_paper(
+    names: list[str], sources: list[str], markdown: bool, into: str | None, imbalance_factor: float | None
+) -> None:
+    """Tables of the paper with our results beside them; the lines are those of the sources."""
+    from safa.report import paper_table
+
+    made = {name: _paper_table(name, sources, imbalance_factor) for name in names}
+    if into is not None:
+        _fill(Path(into), {name: paper_table.to_markdown(table) for name, table in made.items()})
+        return
+    for table in made.values():
+        if markdown:
+            _say(paper_table.to_markdown(table))
+            continue
+        _say(f"{table.caption}\n")
+        for block in paper_table.to_rich(table):
+            out.print(block, "", markup=False)
+        _say("\n".join(table.notes))
 
 
 def data(
@@ -189,7 +239,7 @@ def list_names(kind: str | None) -> int:
     known["recipe"] = {name: library.title(library.find(name)[1]) for name in library.names()}
     if kind is not None and kind not in known:
         raise UserError(f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}")
-    table = Table("kind", "name", "source", box=None)
+    table = Table("kind", Column("name", no_wrap=True), "source", box=None)  # a name is there to be typed
     for group in [kind] if kind else known:
         for name, source in known[group].items():
             table.add_row(group, name, source)
@@ -197,11 +247,14 @@ def list_names(kind: str | None) -> int:
     return 0
 
 
-def bench(**options: Any) -> int:
+def bench(what: str, **options: Any) -> int:
     """Ratios of training steps and inference, all variants in turn in one run."""
-    from safa.bench import run
+    from safa.bench import run, run_methods
 
-    run(**options)
+    measurements = {"loop": run, "methods": run_methods}
+    if what not in measurements:
+        raise UserError(f"bench measures loop or methods, got {what!r}{closest(what, measurements)}")
+    measurements[what](**options)
     return 0
 
 
@@ -325,21 +378,84 @@ def _show(figures: dict[str, Any]) -> None:
 
 
 def _lines(paths: Any) -> Any:
+    """Result lines of run folders, of folders of JSONL files, and of such files."""
     from safa.report import lines
 
     found: Any = []
-    for path in paths:
-        source = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
-        found += lines.read(source)
+    for path in map(Path, paths):
+        is_run = any((path / name).exists() for name in ("result.json", "recipe.yaml"))
+        found += lines.read(path / "result.json" if is_run else path)
     return found
 
 
-def _fill(text: Path, paths: list[str]) -> None:
-    """Each JSONL file fills the marker with the file's own name."""
-    from safa.checkpoint import write_atomically
+def _results_folder() -> str:
+    """Where result lines are when no file of them was named: in the folder that the repository keeps them in."""
+    if not Path("results").is_dir():
+        raise UserError(
+            "there is no folder 'results' here to read result lines from; go to the top of a checkout, or name files "
+            "of lines or run folders beside the table"
+        )
+    return "results"
+
+
+def _is_paper_table(path: str) -> bool:
+    """Also a table that there is not, so that the answer names those there are; ``./table1`` is a path in any case."""
+    from safa.report import paper
+
+    return path in paper.names() or (re.fullmatch(r"table\d+", path) is not None and not Path(path).exists())
+
+
+def _paper_table(name: str, sources: list[str], imbalance_factor: float | None = None) -> Any:
+    from safa import library
+    from safa.report import paper_table
+
+    lines = _lines(sources or [_results_folder()])
+    return paper_table.beside_paper(name, lines, [*_settings(library.folder()).values()], imbalance_factor)
+
+
+def _settings(folder: Path) -> dict[Path, Setting]:
+    """What the recipes of tables in a folder of recipes run."""
+    from safa import library
+    from safa import recipe as recipes
+    from safa.report.paper_table import Setting
+    from safa.report.titles import GROUPS
+
+    found = {}
+    for name, path in library.files(folder).items():
+        if name.partition("/")[0] in GROUPS:
+            recipe = recipes.load(path)
+            data, model = recipe.data, recipe.model.backbone.name
+            found[path] = Setting(name, data.name, data.imbalance_factor, model, recipe.method, recipe.epochs)
+    return found
+
+
+def _titled(folder: Path, lines: Any) -> dict[Path, str]:
+    """Every recipe of a table with the title that the paper and the lines give it."""
+    from safa import library
+    from safa.report.titles import title
+
+    settings = _settings(folder).items()
+    return {path: library.retitled(path.read_text(encoding="utf-8"), title(s, lines)) for path, s in settings}
+
+
+def _retitle(folder: Path, lines: Any) -> None:
+    """Write the paper's figure and ours into the first line of each recipe of a table."""
+    from safa.files import write_atomically
+
+    titled = _titled(folder, lines)
+    if not titled:
+        raise UserError(f"{folder} holds no recipes of tables; they are in folders table1, table5, … inside it")
+    changed = [path for path, text in titled.items() if path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write_atomically(path, titled[path].encode())
+    _say(f"{folder}: {len(changed)} of {len(titled)} recipes have a new first line")
+
+
+def _fill(text: Path, made: dict[str, str]) -> None:
+    """Each table goes between the markers with its name: that of a JSONL file, or of a table of the paper."""
+    from safa.files import write_atomically
     from safa.report import readme
 
-    made = {Path(path).stem: _markdown_of(path) for path in paths}
     try:
         former = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -352,7 +468,7 @@ def _markdown_of(path: str) -> str:
     from safa.report import bench, lines, tables
 
     last = lines.read_objects(path)[-1:]
-    if last and last[0][1].get("kind") == "bench":
+    if last and last[0][1].get("kind") in bench.KINDS:
         return bench.to_markdown(last[0][1])
     return tables.to_markdown(tables.against_paper(tables.summarise(_lines([path]))))
 

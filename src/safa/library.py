@@ -13,9 +13,14 @@ def folder() -> Path:
     return packed if packed.is_dir() else Path(__file__).parents[2] / "recipes"
 
 
+def files(root: Path) -> dict[str, Path]:
+    """Every recipe in a folder of recipes by its name, e.g. ``digits/ldam-drw``."""
+    return dict(sorted((path.relative_to(root).with_suffix("").as_posix(), path) for path in root.rglob("*.yaml")))
+
+
 def names() -> list[str]:
-    """All names, e.g. ``digits/ldam-drw``."""
-    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))
+    """The names of all that come with the library."""
+    return [*files(folder())]
 
 
 def find(name: str) -> tuple[str, Path]:
@@ -37,6 +42,13 @@ def find(name: str) -> tuple[str, Path]:
 
 
 def title(path: Path) -> str:
-    """The first comment line of a recipe: what the paper got and what it is."""
-    first = path.read_text().partition("\n")[0]
+    """The first comment line of a recipe: what it is, and for a row of a table the paper's figure and ours."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def retitled(text: str, title: str) -> str:
+    """The text of a recipe under another title; one without a title gets its first line."""
+    first, newline, rest = text.partition("\n")
+    body = rest if first.startswith("#") else f"{first}{newline}{rest}"
+    return f"# {title}\n{body}"

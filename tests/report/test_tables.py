@@ -13,6 +13,7 @@ from safa.errors import UserError
 from safa.report import tables
 from tests.report.test_lines import LINE
 
+PLACE = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "epochs": 200}
 # Overall and few-shot errors of five seeds.
 ERRORS = {"CE": [61.0, 62.5, 60.2, 61.9, 61.4], "CE-SAFA": [58.0, 60.1, 60.9, 57.5, 58.8]}
 
@@ -152,7 +153,7 @@ def test_the_terminal_table_has_the_same_figures():
 
 
 def test_no_figure_is_cut_in_a_terminal_of_80_columns():
-    line = {"dataset": "cifar100", "imbalance_factor": 100, "model": "resnet32", "method": "LDAM-DRW-SAFA"}
+    line = PLACE | {"method": "LDAM-DRW-SAFA"}
     doubtful = results("CE-SAFA", **line | {"method": "CE"})  # its figure of the paper carries a dagger
     rows = tables.summarise([*results("CE", **line, recipe="safa"), *doubtful])
     mixed = [*rows, *tables.summarise(results("CE"))]
@@ -164,7 +165,7 @@ def test_no_figure_is_cut_in_a_terminal_of_80_columns():
 
 
 def test_against_the_paper_shows_figure_and_difference():
-    line = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "method": "LDAM-DRW"}
+    line = PLACE | {"method": "LDAM-DRW"}
     rows = tables.summarise([*results("CE", [0], **line), *results("CE-SAFA", [0], **line | {"method": "Mine"})])
     ours, mine = tables.against_paper(rows)
     assert ours.paper == 57.11
@@ -174,3 +175,14 @@ def test_against_the_paper_shows_figure_and_difference():
     assert "| error | paper | difference | many |" in text
     assert "| 61.00 | 57.11 | +3.89 |" in text
     assert "| 58.00 | – | – |" in text
+
+
+def test_a_run_shorter_than_the_papers_is_no_row_of_the_paper():
+    (row,) = tables.against_paper(tables.summarise(results("CE", [0], **PLACE | {"method": "LDAM-DRW", "epochs": 30})))
+    assert (row.epochs, row.paper) == (30, None)
+
+
+def test_a_run_with_changed_settings_is_a_row_of_its_own():
+    changed = {**LINE, "changes": ["stages.1.augmenter.start=random"], "error_last": 99.0}
+    rows = tables.summarise([LINE, changed])
+    assert [(row.variant, row.superseded) for row in rows] == [("", 0), ("stages.1.augmenter.start=random", 0)]

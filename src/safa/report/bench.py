@@ -5,17 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from safa.report import github
+
+KINDS = ("bench", "steps")
+"""Kinds of lines: our training against the ordinary loop; every method against plain cross-entropy."""
+
 HEADINGS = ("measured", "median", "min–max", "aim")
+STEP_HEADINGS = ("method", "step", "min–max", "peak memory", "inference", "min–max")
+_UNTRAINED = "–"
 
-BenchRow = tuple[str, str, str, str]
+Row = tuple[str, ...]
 
 
-def rows(line: Mapping[str, Any]) -> list[BenchRow]:
-    """Medians with the range over rounds, and in the last column what the project asks of itself."""
-    figures, precision = line["figures"], line["precision"]
+def headings(line: Mapping[str, Any]) -> Row:
+    """What stands above the columns of ``rows``."""
+    return STEP_HEADINGS if line["kind"] == "steps" else HEADINGS
+
+
+def rows(line: Mapping[str, Any]) -> list[Row]:
+    """Medians with the range over rounds."""
+    return _step_rows(line["figures"]) if line["kind"] == "steps" else _bench_rows(line["figures"], line["precision"])
+
+
+def where(line: Mapping[str, Any]) -> str:
+    """What the figures hold for, in a sentence or two."""
+    measured = (
+        f"{line['model']}, {line['batch_size']} images of 32 x 32 per step, n = {line['n']} rounds of "
+        f"{line['steps']} steps; {line['device']}, {line['cores']} cores, {line['threads']} threads, torch "
+        f"{line['versions']['torch']}"
+    )
+    if line["kind"] == "steps":
+        return f"{_units(line)} {measured}; memory: {line['memory_of']}"
+    return f"{measured}; {line['figures']['workers']} workers feed the ordinary loop; memory: {line['memory_of']}"
+
+
+def to_markdown(line: Mapping[str, Any]) -> str:
+    """The rows as a GitHub table with ``where`` below; ends without a newline."""
+    return f"{github.table(headings(line), rows(line), left=(HEADINGS[0], STEP_HEADINGS[0]))}\n\n{where(line)}."
+
+
+def _bench_rows(figures: Mapping[str, Any], precision: str) -> list[Row]:
+    """In the last column stands what the project asks of itself."""
     ours = list(figures["speed"])[-1]
     speeds = figures["images_per_second"].items()
-    made = [(f"plain training, {name}", *_cells(spread, " images/s", 0), "") for name, spread in speeds]
+    made: list[Row] = [(f"plain training, {name}", *_cells(spread, " images/s", 0), "") for name, spread in speeds]
     for name, spread in figures["speed"].items():
         made.append((f"speed-up, {name}", *_cells(spread, "×", 2), "≥ 2.0×" if name == ours else ""))
     made.append((f"SAFA step / plain step, {precision}", *_cells(figures["safa_step"], "×", 2), "≤ 1.6×"))
@@ -29,20 +62,26 @@ def rows(line: Mapping[str, Any]) -> list[BenchRow]:
     return made
 
 
-def where(line: Mapping[str, Any]) -> str:
-    """What the figures hold for, in a sentence."""
+def _step_rows(figures: Mapping[str, Any]) -> list[Row]:
+    """One per method; a method that trains nothing has no step."""
+    plain = figures["methods"][figures["base"]]["memory"]
+    made = []
+    for name, cost in figures["methods"].items():
+        trained: Row = (_UNTRAINED, "", _UNTRAINED)
+        if cost["step"] is not None:
+            trained = (*_cells(cost["step"], "×", 2), f"{cost['memory'] / plain:.2f}×")
+        made.append((name, *trained, *_cells(cost["inference"], "×", 2)))
+    return made
+
+
+def _units(line: Mapping[str, Any]) -> str:
+    """What 1.00× is."""
+    figures, precision = line["figures"], line["precision"]
+    step, memory = figures["step_milliseconds"], figures["methods"][figures["base"]]["memory"]
     return (
-        f"{line['model']}, {line['batch_size']} images of 32 x 32 per step, n = {line['n']} rounds of "
-        f"{line['steps']} steps; {line['device']}, {line['cores']} cores, {line['threads']} threads, torch "
-        f"{line['versions']['torch']}; {line['figures']['workers']} workers feed the ordinary loop; memory: "
-        f"{line['memory_of']}"
+        f"1.00× is {figures['base']}: {step['median']:.0f} ms ({step['low']:.0f}–{step['high']:.0f}) and {memory:.0f} "
+        f"MiB per step in {precision}, {figures['image_milliseconds']['median']:.3g} ms per image at inference in float32."
     )
-
-
-def to_markdown(line: Mapping[str, Any]) -> str:
-    """The rows as a GitHub table with ``where`` below; ends without a newline."""
-    table = [HEADINGS, ("---", "---:", "---:", "---:"), *rows(line)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in table) + f"\n\n{where(line)}."
 
 
 def _cells(spread: Mapping[str, float], unit: str, digits: int) -> tuple[str, str]:

@@ -24,7 +24,8 @@ def read(path: Path | str) -> list[Line]:
     """Read and check the result lines of one file, or of every ``*.jsonl`` file of a folder by name.
 
     Returns:
-        One dictionary per line. Keys this version does not know are kept; figures are in per cent.
+        One dictionary per line. Keys this version does not know are kept; figures are in per cent. Lines of another
+        kind, as ``safa bench`` writes them beside, are passed over.
 
     Raises:
         UserError: if a file cannot be read, or a line is broken or incomplete; names file and line number.
@@ -32,7 +33,7 @@ def read(path: Path | str) -> list[Line]:
     path = Path(path)
     if path.is_dir():
         return [line for file in sorted(path.glob("*.jsonl")) for line in read(file)]
-    numbered = read_objects(path)
+    numbered = [(number, line) for number, line in read_objects(path) if line.get("kind", "result") == "result"]
     for number, line in numbered:
         check(line, where=f"{path}, line {number}")
     return [line for _, line in numbered]

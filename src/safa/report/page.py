@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
-from safa.errors import UserError
+from safa.files import write_atomically
 from safa.report.comparison import Comparison, compare
 from safa.report.headline import headline
 from safa.report.markup import escaped
@@ -34,15 +32,7 @@ def write_page(runs: Sequence[Path | str], output: Path | str, baseline: str | N
     """
     page = render(compare([read_run(run) for run in runs], baseline))
     output = Path(output)
-    draft = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(output)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
+    write_atomically(output, page.encode())
     return output
 
 

@@ -6,62 +6,94 @@ import json
 import re
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from safa.errors import UserError
+
+
+class Figure(NamedTuple):
+    """One figure of the paper.
+
+    Attributes:
+        error: top-1 error in per cent; None where the paper has no such figure.
+        remark: why the figure is doubtful; mostly empty.
+        brief: the remark in a few words.
+    """
+
+    error: float | None = None
+    remark: str = ""
+    brief: str = ""
 
 
 @cache
 def tables() -> dict[str, Any]:
     """Return ``paper_tables.json``.
 
-    Each table has ``caption``, ``remarks`` and ``errors``: model -> method -> data set -> imbalance factor.
+    Each table has ``caption``, ``epochs``, ``remarks`` and ``errors``: model -> method -> data set -> imbalance
+    factor.
     """
     text = resources.files(__package__).joinpath("paper_tables.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
-def figure(table: str, *, model: str, method: str, dataset: str, imbalance_factor: float) -> tuple[float | None, str]:
-    """Look up one figure of the paper.
+def names() -> list[str]:
+    """The tables there are: ``table1`` and so on."""
+    return [name for name in tables() if name != "aliases"]
 
-    Method names are compared without case, punctuation and the word "loss", so ``CE`` finds ``CE loss``.
 
-    Returns:
-        The top-1 error in per cent, or None where the paper has no such figure, and a remark, mostly empty.
+def table(name: str) -> dict[str, Any]:
+    """Return one table of ``tables()``.
 
     Raises:
         UserError: if there is no such table.
     """
-    methods = _table(table)["errors"].get(model, {})
-    named = {normal_form(name): name for name in methods}
-    name = named.get(_alias(normal_form(method)))
-    error = methods[name].get(dataset, {}).get(f"{imbalance_factor:g}") if name else None
-    return error, _remark(table, model, name, dataset) if error is not None else ""
-
-
-def normal_form(method: str) -> str:
-    """``CB Focal loss`` -> ``cb-focal``, the form in which method names are compared."""
-    words = re.split(r"[^a-z0-9]+", method.lower())
-    return "-".join(word for word in words if word and word != "loss")
-
-
-def _alias(name: str) -> str:
-    aliases: dict[str, str] = tables()["aliases"]
-    return aliases.get(name, name)
-
-
-def _table(table: str) -> dict[str, Any]:
-    known = [name for name in tables() if name != "aliases"]
-    if table not in known:
-        raise UserError(f"no table {table!r} of the paper; there are {', '.join(known)}")
-    content: dict[str, Any] = tables()[table]
+    if name not in names():
+        raise UserError(f"no table {name!r} of the paper; there are {', '.join(names())}")
+    content: dict[str, Any] = tables()[name]
     return content
 
 
-def _remark(table: str, model: str, method: str | None, dataset: str) -> str:
-    place = {"model": model, "method": method, "dataset": dataset}
-    for remark in _table(table)["remarks"]:
-        if all(place[key] in values for key, values in remark["where"].items()):
-            return str(remark["text"])
-    return ""
+def rows(name: str) -> list[tuple[str, str]]:
+    """Model and method of every row of a table, in the paper's order and the paper's words."""
+    return [(model, method) for model, methods in table(name)["errors"].items() for method in methods]
+
+
+def columns(name: str) -> list[tuple[str, float]]:
+    """Data set and imbalance factor of every column of a table, in the paper's order; all rows have the same."""
+    model, method = rows(name)[0]
+    errors = table(name)["errors"][model][method]
+    return [(dataset, float(factor)) for dataset, factors in errors.items() for factor in factors]
+
+
+def figure(name: str, *, model: str, method: str, dataset: str, imbalance_factor: float) -> Figure:
+    """Look up one figure of the paper.
+
+    Method names are compared by their ``key``, so ``CE`` finds ``CE loss``.
+
+    Raises:
+        UserError: if there is no such table.
+    """
+    methods = table(name)["errors"].get(model, {})
+    named = {key(known): known for known in methods}
+    found = named.get(key(method))
+    factor = f"{imbalance_factor:g}"
+    error = methods[found].get(dataset, {}).get(factor) if found else None
+    if error is None:
+        return Figure()
+    return Figure(error, *_remark(name, model=model, method=found, dataset=dataset, imbalance_factor=factor))
+
+
+def key(method: str) -> str:
+    """The form in which method names are compared: without case, punctuation, the word "loss" and our aliases."""
+    words = re.split(r"[^a-z0-9]+", method.lower())
+    plain = "-".join(word for word in words if word and word != "loss")
+    aliases: dict[str, str] = tables()["aliases"]
+    return aliases.get(plain, plain)
+
+
+def _remark(name: str, **place: str | None) -> tuple[str, str]:
+    for remark in table(name)["remarks"]:
+        if all(place[where] in values for where, values in remark["where"].items()):
+            return str(remark["text"]), str(remark["brief"])
+    return "", ""

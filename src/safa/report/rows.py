@@ -21,7 +21,9 @@ class Row:
 
     Attributes:
         method: as the lines say, the paper's name.
-        variant: what tells this row from another of the same method: recipe or number of epochs; often empty.
+        variant: what tells this row from another of the same method: recipe, number of epochs, and what was set
+            otherwise than in the recipe; often empty.
+        epochs: how long each run was.
         seeds: the seeds behind the row, in order.
         last: error at the last epoch, the figure that counts.
         best: lowest error of any epoch, picked on the test set; for comparison only.
@@ -37,6 +39,7 @@ class Row:
     model: str
     method: str
     variant: str
+    epochs: int
     seeds: tuple[int, ...]
     last: Spread
     best: Spread | None
@@ -118,6 +121,7 @@ def _variants(lines: Sequence[Line]) -> list[str]:
         method = (*block_of(line), line["method"])
         parts = [_recipe(line)] if len(recipes[method]) > 1 else []
         parts += [f"{line['epochs']} epochs"] if len(epochs[method, _recipe(line)]) > 1 else []
+        parts += line.get("changes", [])
         variants.append(", ".join(parts))
     return variants
 
@@ -157,6 +161,7 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
         *block,
         method=group[0]["method"],
         variant=group[0]["variant"],
+        epochs=int(group[0]["epochs"]),
         seeds=seeds,
         last=last,
         best=over_seeds("error_best"),
@@ -209,7 +214,7 @@ def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs
 
 
 def against_paper(rows: Sequence[Row], table: str = "table1") -> list[Row]:
-    """Put the paper's figure beside each row, where the paper has one.
+    """Put the paper's figure beside each row, where the paper has one; a shorter run is no row of the paper.
 
     Args:
         table: ``"table1"``, ``"table5"`` or ``"table6"``.
@@ -217,14 +222,17 @@ def against_paper(rows: Sequence[Row], table: str = "table1") -> list[Row]:
     Raises:
         UserError: if there is no such table.
     """
+    epochs = paper.table(table)["epochs"]
     compared = []
     for row in rows:
-        figure, remark = paper.figure(
+        figure = paper.figure(
             table,
             model=row.model,
             method=row.method,
             dataset=row.dataset,
             imbalance_factor=row.imbalance_factor,
         )
-        compared.append(replace(row, paper=figure, remark=remark))
+        if row.epochs >= epochs:
+            row = replace(row, paper=figure.error, remark=figure.remark)
+        compared.append(row)
     return compared

@@ -12,11 +12,13 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from safa.report import github
 from safa.report.rows import Paired, Row, against_paper, paired, summarise
 from safa.report.spread import Spread
 
 __all__ = [
     "BEST_NOTE",
+    "DIFFERENCE_NOTE",
     "NOTE",
     "Paired",
     "Row",
@@ -30,6 +32,7 @@ __all__ = [
 
 NOTE = "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds."
 BEST_NOTE = "Best on test*: the epoch was chosen on the test set itself; shown for comparison only."
+DIFFERENCE_NOTE = "Difference: ours minus the paper's figure, in percentage points."
 PAIRED_NOTE = (
     "Difference of errors in percentage points over common seeds, mean ± sample sd; negative is better. "
     "Wins: seeds with a lower overall error than the baseline."
@@ -51,13 +54,15 @@ _FIGURES = {
 def to_markdown(rows: Sequence[Row]) -> str:
     """Draw the rows as a GitHub table with its notes below; ends without a newline."""
     headings = _headings(rows)
-    return _github(headings, [_cells(row, headings) for row in rows], _notes(rows))
+    table = github.table(headings, [_cells(row, headings) for row in rows], left=_LEFT_ALIGNED)
+    return f"{table}\n\n{github.notes(_notes(rows))}"
 
 
 def paired_to_markdown(pairs: Sequence[Paired]) -> str:
     """Draw paired differences as a GitHub table; ends without a newline."""
     headings = (*_NAMES, "baseline", "n", "error", "many", "medium", "few", "wins")
-    return _github(headings, [_paired_cells(pair) for pair in pairs], [PAIRED_NOTE])
+    table = github.table(headings, [_paired_cells(pair) for pair in pairs], left=_LEFT_ALIGNED)
+    return f"{table}\n\n{github.notes([PAIRED_NOTE])}"
 
 
 def to_rich(rows: Sequence[Row]) -> Table:
@@ -126,23 +131,9 @@ def _paired_cells(pair: Paired) -> list[str]:
 def _notes(rows: Sequence[Row]) -> list[str]:
     notes = [NOTE, BEST_NOTE]
     if any(row.paper is not None for row in rows):
-        notes.append("Difference: ours minus the paper's figure, in percentage points.")
+        notes.append(DIFFERENCE_NOTE)
     notes += [f"† {remark}" for remark in dict.fromkeys(row.remark for row in rows if row.remark)]
     left_out = sum(row.superseded for row in rows)
     if left_out:
         notes.append(f"{left_out} earlier {'line' if left_out == 1 else 'lines'} of the same seed left out.")
     return notes
-
-
-def _github(headings: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    rule = ["---" if heading in _LEFT_ALIGNED else "---:" for heading in headings]
-    rows = [_escaped(headings), rule, *(_escaped(cells) for cells in body)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    # Two spaces at the end of a line are a line break in Markdown.
-    return f"{table}\n\n" + "  \n".join(_escaped(notes))
-
-
-def _escaped(texts: Sequence[str]) -> list[str]:
-    """Names are names: what Markdown would read as markup is escaped, and a line stays one line."""
-    special = str.maketrans({character: f"\\{character}" for character in "\\|*_<`"})
-    return [" ".join(text.split()).translate(special) for text in texts]
