@@ -136,6 +136,20 @@ def test_focal_of_an_undecided_image_by_hand():
     assert close(loss, 0.25 * log(2))
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_released_focal_lets_the_weight_into_the_modulator(gamma):
+    logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.5, 0.1, 0.0]]), torch.tensor([0, 2])
+    weight = [0.2, 1.0, 3.0]
+    expected = 0.0
+    for row, y in zip(logits.tolist(), labels.tolist(), strict=True):
+        ce = -log(exp(row[y]) / sum(exp(z) for z in row))
+        expected += (1 - exp(-weight[y] * ce)) ** gamma * weight[y] * ce / 2
+    options = {"gamma": gamma, "released": True, "weight": torch.tensor(weight)}
+    assert float(focal_loss(logits, labels, **options)) == pytest.approx(expected, rel=1e-5)
+    assert float(focal_loss(logits, F.one_hot(labels).float(), **options)) == pytest.approx(expected, rel=1e-5)
+    assert float(FocalLoss(**options)(logits, labels)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_reading_focal_weight_stays_out_of_the_modulator():
     loss = FocalLoss(gamma=1.0, weight=torch.tensor([3.0, 1.0]))(torch.zeros(1, 2), torch.tensor([0]))
     assert close(loss, 3 * (1 - 0.5) * log(2))

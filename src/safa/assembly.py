@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from safa import recipe as recipes
 from safa.catalog import build, resolve
 from safa.errors import UserError, closest
-from safa.plugin import PlugIn
+from safa.plugin import INPUT, PlugIn
 from safa.seeding import seed_for
 
 HEAD = "fc"  # the classifier's name in every network
@@ -116,7 +116,9 @@ def augmenter(
     Raises:
         UserError: for an unknown name, option or layer, or an augmenter that is no module.
     """
-    channels = _channels_before(spec.before or str(getattr(model, "before", "")), model, image_size)
+    mixes = getattr(resolve("augmenter", spec.name), "mixes", False)
+    usual = INPUT if mixes else str(getattr(model, "before", ""))
+    channels = _channels_before(spec.before or usual, model, image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = build(

@@ -37,7 +37,7 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
             continue
         images, labels = trainer.images_of(split, rows)
         parts.append((_classifier_inputs(trainer.model, images), labels, kind))
-        if kind == REAL and trainer.augmenter is not None:
+        if kind == REAL and trainer.augmenter is not None and not getattr(trainer.augmenter, "mixes", False):
             parts.append((*_generated(trainer, images, labels), GENERATED))
     names = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
     return {

@@ -41,6 +41,7 @@ def focal_loss(
     labels: Tensor,
     *,
     gamma: float = 1.0,
+    released: bool = False,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -49,24 +50,25 @@ def focal_loss(
     Args:
         logits, labels: shapes (n, k) and (n,) or (n, k); p is the softmax over classes.
         gamma: 0 is cross-entropy; LDAM-DRW uses 1, Lin et al. (with sigmoids) 2.
+        released: as LDAM-DRW's code computes it; differs where there are weights.
         weight: shape (k,) or None.
         reduction: mean over images, or none.
 
     Reading:
-        LDAM-DRW computes p as exp(-w_y ce), so that a class weight also changes what counts as easy; here p
-        is the model's probability. Without weights both agree. The mean is over images, not over weights, as
-        there.
+        LDAM-DRW's code computes p as exp(-w_y ce), so that a class weight also changes what counts as easy; here
+        p is the model's probability unless ``released``. The mean is over images, not over weights, as there.
     """
     logits = _lifted(logits)
     soft = _soft(labels, logits)
     ce = -logits.log_softmax(1) if soft else F.cross_entropy(logits, labels, reduction="none")
+    weighted = ce
+    if weight is not None:
+        weighted = (weight.to(ce) if soft else weight.to(ce)[labels]) * ce
     # 1 - exp(-ce) without cancellation. Floored: with gamma < 1 its slope at p = 1 is inf and inf * 0 is nan.
-    difficulty = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
-    loss = difficulty**gamma * ce
+    difficulty = (-torch.expm1(-(weighted if released else ce))).clamp_min(torch.finfo(ce.dtype).tiny)
+    loss = difficulty**gamma * weighted
     if soft:
-        loss = (_shares(labels, weight, loss) * loss).sum(1)
-    elif weight is not None:
-        loss = weight.to(loss)[labels] * loss
+        loss = (labels.to(loss) * loss).sum(1)
     return loss if _known(reduction) == "none" else loss.mean()
 
 
@@ -191,6 +193,7 @@ class FocalLoss(nn.Module):
 
     Args:
         gamma: 1 as in LDAM-DRW.
+        released: as LDAM-DRW's code treats class weights, see ``focal_loss``.
         weight: class weights, shape (k,), or None.
         reduction: mean or none.
 
@@ -202,19 +205,29 @@ class FocalLoss(nn.Module):
 
     weight: Tensor | None
 
-    def __init__(self, *, gamma: float = 1.0, weight: Tensor | None = None, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        *,
+        gamma: float = 1.0,
+        released: bool = False,
+        weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         if not gamma >= 0:
             raise UserError(f"gamma must be at least 0, got {gamma}; 0 is cross-entropy")
-        self.gamma = gamma
+        self.gamma, self.released = gamma, released
         self.reduction = _known(reduction)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return focal_loss(logits, labels, gamma=self.gamma, weight=self.weight, reduction=self.reduction)
+        return focal_loss(
+            logits, labels, gamma=self.gamma, released=self.released, weight=self.weight, reduction=self.reduction
+        )
 
     def extra_repr(self) -> str:
-        return f"gamma={self.gamma}, {_shown(self.weight, self.reduction)}"
+        released = ", released" if self.released else ""
+        return f"gamma={self.gamma}{released}, {_shown(self.weight, self.reduction)}"
 
 
 class LDAMLoss(nn.Module):
