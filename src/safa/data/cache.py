@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from safa.errors import UserError
+from safa.files import write_atomically
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -56,14 +59,7 @@ def _read(entry: Path) -> Arrays | None:
 
 
 def _write(entry: Path, arrays: Arrays) -> None:
-    with contextlib.suppress(OSError, RuntimeError):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            # Atomic: two runs that start together both leave a whole entry.
-            Path(temporary).replace(entry)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    with contextlib.suppress(UserError):
+        write_atomically(entry, content.getbuffer())  # two runs that start together both leave a whole entry

@@ -1,0 +1,134 @@
+"""Files that are whole or absent, whatever goes wrong while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safa.errors import UserError
+from safa.files import remove_halves, write_atomically
+
+# A process that may write files of at most 1,000 bytes: the disk is full for anything longer.
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from safa.errors import UserError
+from safa.files import write_atomically
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_atomically(Path(sys.argv[1]), b"new" * 1000)
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"old")
+    return path
+
+
+def assert_untouched(file: Path) -> None:
+    assert file.read_bytes() == b"old"
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_new_content_replaces_the_old_and_leaves_nothing_beside(file):
+    write_atomically(file, b"new")
+    assert file.read_bytes() == b"new"
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_the_content_is_on_the_disk_before_it_takes_the_name(file, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(Path, "replace", lambda self, target: (order.append("replace"), replace(self, target)))
+    write_atomically(file, b"new")
+    assert order == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_failure_at_any_step_keeps_the_old_content_and_leaves_no_half_file(step, code, file, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    opened = Path.open
+    target, name, change = {
+        "open": (Path, "open", fail),
+        "write": (Path, "open", lambda self, mode: _Failing(opened(self, mode), fail)),
+        "fsync": (os, "fsync", fail),
+        "replace": (Path, "replace", fail),
+    }[step]
+    with monkeypatch.context() as broken, pytest.raises(UserError) as error:
+        broken.setattr(target, name, change)
+        write_atomically(file, b"new")
+    assert str(error.value) == f"cannot write {file}: {os.strerror(code)}; what was there before is untouched"
+    assert_untouched(file)
+
+
+class _Failing:
+    """A file whose ``write`` fails after half of the content, as on a disk that is full."""
+
+    def __init__(self, file, fail) -> None:
+        self.file, self.fail = file, fail
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        self.fail()
+
+
+def test_a_disk_that_is_really_full_is_a_clear_error(file):
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(file)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"cannot write {file}: File too large; what was there before is untouched")
+    assert_untouched(file)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_a_clear_error(file):
+    file.parent.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="Permission denied"):
+            write_atomically(file, b"new")
+    finally:
+        file.parent.chmod(0o700)
+    assert_untouched(file)
+
+
+def test_a_file_in_the_place_of_a_folder_is_a_clear_error(file):
+    with pytest.raises(UserError, match="cannot write"):
+        write_atomically(file / "inside.pt", b"new")
+    assert_untouched(file)
+
+
+def test_an_interruption_leaves_no_half_file(file, monkeypatch):
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(file, b"new")
+    assert_untouched(file)
+
+
+def test_what_a_killed_process_left_half_written_is_removed(file):
+    (file.parent / ".checkpoint.pt.4711.part").write_bytes(b"ha")
+    remove_halves(file.parent)
+    assert_untouched(file)
+    remove_halves(file.parent / "absent")
