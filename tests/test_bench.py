@@ -1,7 +1,8 @@
-"""The benchmark: what the ordinary loop does to an image, fair turns, and figures that are all there."""
+"""The benchmark: what the ordinary loop does to an image, fair turns, every method, and figures that are all there."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -11,13 +12,21 @@ import pytest
 import torch
 from torch import nn
 
-from safa.bench import memory, run
+from safa import checkpoint, cli, runs
+from safa import recipe as recipes
+from safa.bench import command, memory, run, run_methods
+from safa.bench import setting as settings
 from safa.bench.inference import with_and_without
 from safa.bench.loop import Loop
+from safa.bench.methods import Method, methods
 from safa.bench.ordinary import OrdinaryLoop, PillowImages
 from safa.bench.setting import COUNTS, Setting
+from safa.bench.stage import Stage
 from safa.bench.turns import Spread, ratios, take_turns
+from safa.catalog import CATALOG
+from safa.commands import _markdown_of
 from safa.errors import UserError
+from safa.train import CHECKPOINT
 
 TINY = Setting("resnet8", batch_size=16)
 
@@ -156,3 +165,102 @@ def test_every_figure_is_measured_printed_and_appended(tmp_path, capsys):
 def test_settings_that_cannot_be_run_are_refused(choice, message):
     with pytest.raises(UserError, match=message):
         Loop(Setting(**choice))
+
+
+# --- methods -----------------------------------------------------------------------------------------------
+
+
+def stage_of(name: str) -> Stage:
+    return Stage(TINY, next(method for method in methods() if method.name == name))
+
+
+def test_everything_of_the_catalog_that_has_a_cost_of_its_own_is_measured():
+    stages = [(method.recipe, method.stage, method.recipe.stages[method.stage]) for method in methods()]
+    used = {
+        "loss": {stage.loss.name for _, _, stage in stages},
+        "augmenter": {stage.augmenter.name for _, _, stage in stages if stage.augmenter},
+        "reweighting": {stage.reweighting.name for _, _, stage in stages if stage.reweighting},
+        "head": {recipe.model_in(index).head.name for recipe, index, _ in stages},
+    }
+    controls = {"repeat", "raw_delta", "noise", "tail_mixup"}  # no methods: they stand in SAFA's place to be beaten
+    assert used == {kind: set(CATALOG[kind]) - controls for kind in used}
+
+
+def test_plain_cross_entropy_comes_first_and_every_row_has_a_name_of_its_own():
+    rows = methods()
+    assert (rows[0].name, rows[0].trains) == ("CE", True)
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_a_row_is_the_last_stage_of_its_recipe_after_those_in_which_its_augmenter_is_idle():
+    assert [(row.name, row.stage) for row in methods(["ldam-drw-rsg", "ldam-drw-safa", "ncm"])] == [
+        ("LDAM-DRW-RSG, idle", 0),
+        ("LDAM-DRW-RSG", 1),
+        ("LDAM-DRW-SAFA", 1),
+        ("NCM", 2),
+    ]
+    assert [row.trains for row in methods(["crt", "ncm"])] == [True, False]
+
+
+def test_a_stage_takes_the_steps_that_training_takes(tiny_recipe, tiny_data, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(tiny_recipe, stages=(dataclasses.replace(tiny_recipe.stages[1], epochs=1),))
+    runs.run(runs.Job("x", recipe, tmp_path), runs.Machine(), tiny_data)
+    trained = checkpoint.load(tmp_path / CHECKPOINT)["model"]
+    monkeypatch.setattr(settings, "long_tailed", lambda _: tiny_data)
+    stage = Stage(Setting("resnet8", 16, "float32"), Method("x", recipe, 0))
+    for _ in range(len(stage.trainer.batches)):
+        stage.step()
+    found = stage.network.state_dict()
+    assert all(torch.equal(found[name].cpu(), value) for name, value in trained.items())
+    stage.step()  # and the epoch begins anew
+    assert not torch.equal(stage.network.conv1.weight.cpu(), trained["conv1.weight"])
+
+
+def test_the_images_are_the_long_tail_with_ten_more_of_every_class_as_the_meta_set():
+    data = settings.long_tailed(recipes.Data())
+    assert np.array_equal(np.bincount(data.train.labels), COUNTS)
+    assert data.class_counts == COUNTS.tolist()
+    assert np.array_equal(np.bincount(data.meta.labels), np.full(100, 10))
+    assert not set(data.subset.train) & set(data.subset.meta)
+
+
+@pytest.mark.parametrize(("name", "generates"), [("LDAM-DRW-RSG, idle", False), ("LDAM-DRW-RSG", True)])
+def test_a_stage_is_entered_as_its_recipe_says(name, generates):
+    stage = stage_of(name)
+    assert (type(stage.trainer.augmenter).__name__, stage.trainer.augmenter.active) == ("RSG", generates)
+
+
+def test_where_the_backbone_stands_still_only_the_classifier_learns():
+    stage = stage_of("cRT")
+    before = {name: value.clone() for name, value in stage.network.state_dict().items()}
+    stage.step()
+    changed = {name for name, value in stage.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_image_weights_are_learnt_in_every_step():
+    stage = stage_of("Meta-Weight-Net")
+    before = [parameter.clone() for parameter in stage.trainer.reweighter.parameters()]
+    stage.step()
+    after = list(stage.trainer.reweighter.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_methods_are_measured_printed_and_appended(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "steps.jsonl"
+    monkeypatch.setattr(command, "methods", lambda: methods(["ce", "tau-norm"]))
+    line = run_methods(steps=1, rounds=1, batch_size=16, model="resnet8", precision="bf16", results=str(path))
+    assert json.loads(path.read_text()) == line
+    assert (line["kind"], line["n"], line["figures"]["base"]) == ("steps", 1, "CE")
+    plain, untrained = line["figures"]["methods"]["CE"], line["figures"]["methods"]["tau-norm"]
+    assert plain["step"] == plain["inference"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert 0 < plain["memory"] < 2**10
+    assert untrained["step"] is untrained["memory"] is None and untrained["inference"]["median"] > 0
+    assert line["figures"]["step_milliseconds"]["median"] > 0 < line["figures"]["image_milliseconds"]["median"]
+    assert "tau-norm" in capsys.readouterr().out
+    assert "| tau-norm | – |  | – |" in _markdown_of(str(path))
+
+
+def test_what_cannot_be_measured_is_refused(capsys):
+    assert cli.main(["bench", "method"]) == 2
+    assert capsys.readouterr().err == "safa: bench measures loop or methods, got 'method'; did you mean 'methods'?\n"

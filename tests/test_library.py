@@ -15,6 +15,7 @@ from safa.plan import epochs_of, shared_epochs
 from safa.report import paper
 
 TABLES = [name for name in library.names() if name.startswith(("table", "insertion"))]
+CONTROLS = [name for name in library.names() if name.startswith(("controls/", "hot/"))]
 CIFARS = ("cifar10", "cifar100")
 
 
@@ -39,8 +40,11 @@ def test_every_recipe_is_titled_and_named_after_its_method(name):
     path = library.find(name)[1]
     assert library.title(path)
     method = re.sub(r"[^a-z0-9]+", "-", load(name).method.lower().replace("w/o", "without")).strip("-")
-    # Variants of LDAM-DRW-SAFA are named after what varies.
-    assert path.stem in (method, method.removeprefix("ldam-drw-safa-"))
+    # Variants of LDAM-DRW-SAFA are named after what varies; what the folder says is not said again.
+    method = method.removesuffix(f"-{name.partition('/')[0]}")
+    known = (method, method.removeprefix("ldam-drw-safa-"))
+    # Words that are one in a method's name (RawDelta) may be two in the file's.
+    assert path.stem.replace("-", "") in [stem.replace("-", "") for stem in known]
 
 
 # --- the tables --------------------------------------------------------------------------------------------
@@ -111,6 +115,61 @@ def test_the_ablations_leave_out_what_their_names_say():
     for name, option in (("l-r", "reconstruction"), ("l-ms-t", "mode_seeking_tail"), ("l-ms-h", "mode_seeking_head")):
         assert load(f"table6/cifar10/without-{name}").stages[1].augmenter.options == {option: 0}
     assert load("table6/cifar10/without-l-c").stages[1].augmenter.options == {"contrastive": 0}
+
+
+# --- controls and hot second stages ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_controls_and_hot_stages_part_from_ldam_after_its_trunk(name):
+    recipe = load(name)
+    assert shared("table1/cifar100/ldam", name) == 160
+    assert recipe.stages[1].epochs == (24 if name.startswith("hot/") else 40)
+    assert recipe.optimizer == recipes.Optimizer()
+    assert all(stage.optimizer is None for stage in recipe.stages)
+    assert "[hot]" in recipe.method or not name.startswith("hot/")
+
+
+def test_a_hot_stage_has_two_thirds_of_its_epochs_at_its_rate_and_the_rest_at_three_hundredths_of_it():
+    hot = [name for name in CONTROLS if name.startswith("hot/")]
+    rates = [[epoch.lr for epoch in epochs_of(load(name), {})[160:]] for name in hot]
+    assert len(rates) == 13
+    assert all(found == pytest.approx([0.05] * 16 + [0.0015] * 8) for found in rates)
+
+
+def test_a_recipe_in_the_hot_stage_differs_from_the_paper_s_by_the_schedule_alone():
+    table6 = [f"table6/cifar100/without-l-{term}" for term in ("r", "ms-t", "ms-h", "c")]
+    tables = ["table1/cifar100/ldam-drw", "table1/cifar100/ldam-drw-safa", *table6]
+    names = ("pairs", "repeat", "noise", "tail-mixup", "raw-delta")
+    for cool in (*tables, *(f"controls/cifar100/ldam-drw-{name}" for name in names)):
+        hot, cool = load(f"hot/cifar100/{cool.rpartition('/')[2]}"), load(cool)
+        as_hot = {"epochs": 24, "schedule": hot.stages[1].schedule, "evaluate_every": 4}
+        stages = cool.stages[0], replace(cool.stages[1], **as_hot)
+        assert replace(cool, method=f"{cool.method} [hot]", stages=stages) == hot
+
+
+def test_controls_of_the_rows_differ_from_safa_by_the_augmenter_alone():
+    safa = load("table1/cifar100/ldam-drw-safa")
+    augmenters = {
+        "pairs": None,
+        "repeat": recipes.Augmenter("repeat"),
+        "noise": recipes.Augmenter("noise"),
+        "noise-0-7": recipes.Augmenter("noise", options={"size": 0.7}),
+        "tail-mixup": recipes.Augmenter("tail_mixup"),
+        "tail-mixup-within-class": recipes.Augmenter("tail_mixup", options={"partner": "class"}),
+        "raw-delta": recipes.Augmenter("raw_delta"),
+    }
+    for name, augmenter in augmenters.items():
+        control = load(f"controls/cifar100/ldam-drw-{name}")
+        stages = safa.stages[0], replace(safa.stages[1], augmenter=augmenter)
+        assert replace(safa, method=control.method, stages=stages) == control
+
+
+@pytest.mark.parametrize(("name", "tau"), [("0-25", 0.25), ("0-5", 0.5), ("1", 1.0)])
+def test_an_adjusted_ldam_drw_is_ldam_drw_and_no_further_epoch(name, tau):
+    name = f"controls/cifar100/ldam-drw-adjusted-{name}"
+    assert shared("table1/cifar100/ldam-drw", name) == 200
+    assert load(name).stages[2] == recipes.Stage(epochs=0, head=recipes.Named("adjusted", {"tau": tau}))
 
 
 def shared(first: str, second: str) -> int:

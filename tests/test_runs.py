@@ -124,6 +124,7 @@ def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, 
     assert described["images_sha256"] == tiny_data.source.fingerprint
     keys = [
         "recipe",
+        "changes",
         "name",
         "class_names",
         "class_counts",

@@ -51,6 +51,15 @@ CATALOG: dict[str, dict[str, Entry]] = {
             "safa.augmenters.hallucinator:Hallucinator",
             "Wang et al., Low-Shot Learning from Imaginary Data, CVPR 2018",
         ),
+        "raw_delta": Entry("safa.augmenters.controls:RawDelta", "control: SAFA without E, D and G"),
+        "repeat": Entry("safa.augmenters.controls:Repeat", "control: plain over-sampling, on SAFA's draws"),
+        "noise": Entry(
+            "safa.augmenters.controls:Noise", "control: Gaussian noise of the size of SAFA's shift, on SAFA's draws"
+        ),
+        "tail_mixup": Entry(
+            "safa.augmenters.controls:TailMixup",
+            "control: Verma et al., Manifold Mixup, ICML 2019, labelled as in Remix, on SAFA's draws",
+        ),
         "mixup": Entry(
             "safa.augmenters.mixing:Mixup", "Zhang et al., mixup, ICLR 2018; before a layer: Verma et al., ICML 2019"
         ),

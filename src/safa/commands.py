@@ -239,11 +239,11 @@ def list_names(kind: str | None) -> int:
     known["recipe"] = {name: library.title(library.find(name)[1]) for name in library.names()}
     if kind is not None and kind not in known:
         raise UserError(f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}")
-    table = Table("kind", Column("name", no_wrap=True), "source", box=None)  # a name is there to be typed
-    for group in [kind] if kind else known:
+    for group in [kind] if kind else known:  # a table each: the long names of one kind take no room from another
+        table = Table("kind", Column("name", no_wrap=True), "source", box=None)  # a name is there to be typed
         for name, source in known[group].items():
             table.add_row(group, name, source)
-    out.print(table, markup=False)
+        out.print(table, markup=False)
     return 0
 
 

@@ -1,8 +1,10 @@
-"""Feature transfer against running means, covariance and projection written out over several batches."""
+"""Feature transfer against running means, covariance and projection written out over several batches.
+
+What holds for every augmenter is in ``tests/conformance/test_augmenters.py``.
+"""
 
 from __future__ import annotations
 
-import copy
 import io
 from itertools import pairwise
 
@@ -190,53 +192,12 @@ def test_real_rows_pass_their_gradient_on_and_generated_rows_none():
 # --- batches -----------------------------------------------------------------------------------------------
 
 
-NOTHING_TO_DO = {
-    "no tail": [1, 1, 3],
-    "no head": [0, 2],
-    "one class": [1, 1],
-    "a single image": [0],
-    "no image": [],
-}
-
-
-@pytest.mark.parametrize("labels", NOTHING_TO_DO.values(), ids=NOTHING_TO_DO.keys())
-def test_a_batch_with_nothing_to_do_passes_unchanged_with_a_differentiable_zero(labels):
-    module, features = augmenter(), maps(labels)
-    out = run(module, features, labels)
-    assert out.features is features
-    assert out.labels.tolist() == labels
-    out.loss.backward()
-    assert all(buffer.isfinite().all() for buffer in module.buffers())
-
-
 def test_a_batch_without_head_leaves_the_covariance_as_it_was():
     module = augmenter()
     run(module, maps())
     before = module.covariance.clone()
     run(module, maps([0, 2, 4]), [0, 2, 4])
     assert torch.equal(module.covariance, before)
-
-
-def test_in_evaluation_rows_pass_unchanged_and_nothing_is_observed():
-    module, features = augmenter().eval(), maps()
-    before, state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
-    out = module(features, torch.tensor(LABELS))
-    assert out.features is features
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
-
-
-def test_relabelling_the_classes_permutes_the_result():
-    permutation = torch.tensor([3, 0, 4, 1, 2])
-    counts = torch.empty(5, dtype=torch.int64)
-    counts[permutation] = torch.tensor(COUNTS)
-    one, other = augmenter(), FeatureTransfer(3, counts, head_ratio=0.4).double()
-    for seed in range(3):
-        first = run(one, maps(seed=seed))
-        second = run(other, maps(seed=seed), permutation[LABELS].tolist())
-    torch.testing.assert_close(first.features, second.features)
-    assert permutation[first.labels].tolist() == second.labels.tolist()
-    torch.testing.assert_close(one.means, other.means[permutation])
 
 
 # --- layouts, precision, state -----------------------------------------------------------------------------
@@ -249,12 +210,6 @@ def test_tokens_and_vectors_are_maps_of_another_shape(layout):
     rows, expected = run(augmenter(layout=layout), given).features, run(augmenter(), as_map).features
     back = expected[..., 0].transpose(1, 2) if layout == "tokens" else expected[..., 0, 0]
     torch.testing.assert_close(rows, back)
-
-
-def test_channels_last_is_kept():
-    features = maps(channels=4, size=(5, 5)).float().contiguous(memory_format=torch.channels_last)
-    module = augmenter(channels=4).float().to(memory_format=torch.channels_last)
-    assert run(module, features).features.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("entering", [torch.float32, torch.bfloat16])
@@ -304,8 +259,3 @@ def test_the_seed_fixes_the_classes():
 def test_settings_out_of_range_are_refused(options, said):
     with pytest.raises(UserError, match=said):
         FeatureTransfer(3, COUNTS, **options)
-
-
-def test_features_of_another_shape_are_refused_with_the_way_out():
-    with pytest.raises(UserError, match="FeatureTransfer was built for 3 channels but receives 5; pass channels=5"):
-        run(augmenter(), torch.rand(8, 5, 2, 2))

@@ -1,8 +1,9 @@
-"""The hallucinator: a copy at the start, moved by noise, trained by what is made of its rows."""
+"""The hallucinator: a copy at the start, moved by noise, trained by what is made of its rows.
+
+What holds for every augmenter is in ``tests/conformance/test_augmenters.py``.
+"""
 
 from __future__ import annotations
-
-import io
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from safa.augmenters.hallucinator import Hallucinator
 from safa.errors import UserError
-from safa.types import Augmented, Augmenter
+from safa.types import Augmented
 
 COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4
 LABELS = [1, 0, 3, 1, 2, 3, 0]
@@ -121,81 +122,13 @@ def test_generated_rows_learn_to_please_a_classifier():
     assert losses[-1] < 0.7 * losses[0]
 
 
-# --- batches -----------------------------------------------------------------------------------------------
-
-
-NOTHING_TO_DO = {"no tail": [1, 1, 3], "one head class": [3, 3], "no image": []}
-
-
-@pytest.mark.parametrize("labels", NOTHING_TO_DO.values(), ids=NOTHING_TO_DO.keys())
-def test_a_batch_without_tail_passes_unchanged_with_a_differentiable_zero(labels):
-    module, features = trained(), maps(labels)
-    out = run(module, features, labels)
-    assert out.features is features
-    assert out.labels.tolist() == labels
-    out.loss.backward()
-    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in module.parameters())
-
-
-@pytest.mark.parametrize("switch", ["inactive", "evaluation"])
-def test_inactive_or_in_evaluation_rows_pass_unchanged_and_no_random_number_is_drawn(switch):
-    module, features = trained(), maps()
-    module.active = switch != "inactive"
-    module.train(switch != "evaluation")
-    state = torch.get_rng_state()
-    out = module(features, torch.tensor(LABELS))
-    assert out.features is features
-    assert out.loss.item() == 0
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_relabelling_the_classes_permutes_the_labels_and_no_row():
-    permutation = torch.tensor([3, 0, 4, 1, 2])
-    counts = torch.empty(5, dtype=torch.int64)
-    counts[permutation] = torch.tensor(COUNTS)
-    one, other = trained(), trained()
-    other.is_head = Hallucinator(3, counts, head_ratio=0.4).is_head
-    first, second = run(one, maps()), run(other, maps(), permutation[LABELS].tolist())
-    assert torch.equal(first.features, second.features)
-    assert permutation[first.labels].tolist() == second.labels.tolist()
-
-
-# --- layouts, precision, state -----------------------------------------------------------------------------
+# --- layouts and mistakes ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("layout", "shape"), [("map", (3, 2, 3)), ("tokens", (6, 3)), ("vector", (3,))])
 def test_every_layout_starts_as_a_copy(layout, shape):
     features = torch.rand(7, *shape)
     torch.testing.assert_close(run(augmenter(layout=layout), features).features[7:], features[TAIL])
-
-
-def test_channels_last_is_kept():
-    features = maps(channels=4, size=(5, 5)).float().contiguous(memory_format=torch.channels_last)
-    module = augmenter(channels=4).to(memory_format=torch.channels_last)
-    assert run(module, features).features.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("entering", [torch.float32, torch.bfloat16])
-def test_under_bf16_autocast_rows_keep_their_type_and_stay_near_float32(entering):
-    module, features = augmenter(), maps().to(entering)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = run(module, features)
-    assert out.features.dtype == entering
-    assert out.loss.dtype == torch.float32
-    assert torch.equal(out.features[:7], features)
-    torch.testing.assert_close(out.features[7:].double(), maps()[TAIL], rtol=0.05, atol=0.05)
-    (out.features.float().square().mean() + out.loss).backward()
-    assert all(p.grad.isfinite().all() for p in module.parameters())
-
-
-def test_state_survives_a_weights_only_round_trip_and_the_seed_fixes_the_rows():
-    module, loaded, file = trained(), augmenter(seed=9).double(), io.BytesIO()
-    torch.save(module.state_dict(), file)
-    file.seek(0)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(run(loaded, maps()).features, run(module, maps()).features)
-    assert not torch.equal(run(module, maps(), seed=3).features, run(module, maps()).features)
-    assert isinstance(module, Augmenter)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +149,6 @@ def test_settings_out_of_range_are_refused(options, said):
 @pytest.mark.parametrize(
     ("layout", "shape", "said"),
     [
-        ("map", (7, 5, 2, 2), "Hallucinator was built for 3 channels but receives 5; pass channels=5"),
         ("tokens", (7, 2, 5), "built for 3 channels but receives 5"),
         ("map", (7, 2, 3), r"layout 'map' with 4 dimensions .* \(7, 2, 3\); pass layout='tokens'"),
         ("vector", (7, 3, 2, 2, 2), "name another layer"),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safa.augmenters.pairing import random_pairs, rows_of, same_class_pairs, spread
+from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs, spread
 
 CPU = torch.device("cpu")
 label_vectors = st.lists(st.integers(0, 6), max_size=60)
@@ -80,6 +80,48 @@ def test_spread_uses_no_index_twice_before_all_were_used(n, over):
     counts = [times[index] for index in range(over)]
     assert sum(counts) == n
     assert max(counts) - min(counts) <= 1
+
+
+IS_HEAD = torch.tensor([False, True, False, True, False, False, False])
+
+
+def matched(labels: list[int], positions: int = 4) -> Match | None:
+    return match_tail_to_head(torch.tensor(labels, dtype=torch.int64), IS_HEAD, positions)
+
+
+@unhurried
+@given(label_vectors)
+def test_every_head_pair_of_a_match_gets_a_tail_pair_of_one_class(labels):
+    match, times = matched(labels), Counter(labels)
+    pairs = sum(times[c] // 2 for c in (1, 3))
+    tail = {c: times[c] for c in (0, 2, 4, 5, 6) if times[c]}
+    assert (match is None) == (not pairs or not tail)
+    if match is None:
+        return
+    heads = list(zip(match.head_i.tolist(), match.head_j.tolist(), strict=True))
+    tails = list(zip(match.tail_i.tolist(), match.tail_k.tolist(), strict=True))
+    assert len(heads) == len(tails) == pairs
+    assert len({row for pair in heads for row in pair}) == 2 * pairs
+    assert all(labels[i] == labels[j] and labels[i] in (1, 3) for i, j in heads)
+    assert all(labels[i] == labels[k] and labels[i] in tail for i, k in tails)
+    # A tail row is alone where its class has an odd number of rows.
+    assert {labels[i] for i, k in tails if i == k} <= {c for c, count in tail.items() if count % 2}
+    used = Counter(tails).values()
+    assert max(used) - (min(used) if len(used) == sum((n + 1) // 2 for n in tail.values()) else 0) <= 1
+    assert match.partnered.tolist() == [p for p, (i, k) in enumerate(tails) if i != k]
+
+
+def test_rows_of_a_match_are_the_first_tail_rows_then_the_second_of_those_that_have_one():
+    i, j, tail_i, tail_k = torch.tensor([[0, 2, 4], [1, 3, 5], [6, 8, 9], [7, 8, 10]])
+    match = Match(i, j, tail_i, tail_k, torch.tensor([0, 2]))
+    assert match.rows.tolist() == [6, 8, 9, 7, 10]
+    assert match.pairs.tolist() == [0, 1, 2, 0, 2]
+
+
+def test_features_of_one_position_want_two_head_pairs():
+    assert matched([1, 1, 0], positions=1) is None
+    assert matched([1, 1, 0], positions=2) is not None
+    assert matched([1, 1, 3, 3, 0], positions=1) is not None
 
 
 @pytest.mark.parametrize("rows", [[2, 0, 2, 1], [], [3]], ids=str)

@@ -1,5 +1,6 @@
-"""Augmenters: one file each, all with the interface of ``safa.types.Augmenter``."""
+"""Augmenters: a file for each or for a family, all with the interface of ``safa.types.Augmenter``."""
 
+from safa.augmenters.controls import Noise, RawDelta, Repeat, TailMixup
 from safa.augmenters.delta_encoder import DeltaEncoder
 from safa.augmenters.feature_transfer import FeatureTransfer
 from safa.augmenters.hallucinator import Hallucinator
@@ -8,5 +9,6 @@ from safa.augmenters.rsg import RSG
 from safa.augmenters.safa import READINGS, SAFA, Reading
 
 __all__ = [
-    "READINGS", "RSG", "SAFA", "CutMix", "DeltaEncoder", "FeatureTransfer", "Hallucinator", "Mixup", "Reading", "Remix",
+    "READINGS", "RSG", "SAFA", "CutMix", "DeltaEncoder", "FeatureTransfer", "Hallucinator", "Mixup", "Noise",
+    "RawDelta", "Reading", "Remix", "Repeat", "TailMixup",
 ]  # fmt: skip

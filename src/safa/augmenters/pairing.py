@@ -6,8 +6,37 @@ reproducible.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Match:
+    """Head pairs (i, j), and the tail pair (i, k) that each of them makes rows of; all are rows of one batch.
+
+    Attributes:
+        head_i, head_j: shape (n,); the two rows are of one head class.
+        tail_i, tail_k: shape (n,); two rows of one tail class, or a row without a partner twice.
+        partnered: the pairs whose tail rows are two, shape (m,).
+    """
+
+    head_i: Tensor
+    head_j: Tensor
+    tail_i: Tensor
+    tail_k: Tensor
+    partnered: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """Tail row of each of the n + m generated rows: ``tail_i`` of all pairs, then ``tail_k`` of the partnered."""
+        return torch.cat([self.tail_i, self.tail_k[self.partnered]])
+
+    @property
+    def pairs(self) -> Tensor:
+        """The pair that each of the n + m generated rows belongs to."""
+        return torch.cat([torch.arange(len(self.head_i), device=self.partnered.device), self.partnered])
 
 
 def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,3 +82,26 @@ def spread(n: int, over: int, device: torch.device) -> Tensor:
     """n random indices below ``over``, every one used before any is used once more, shape (n,)."""
     order = torch.randperm(over, device=device)
     return order[torch.arange(n, device=device) % over]
+
+
+def match_tail_to_head(labels: Tensor, is_head: Tensor, positions: int) -> Match | None:
+    """Draw pairs of one class, and give every head pair a tail pair: all tail rows once before any twice.  [SAFA 4.1]
+
+    Args:
+        labels: shape (n,), int64.
+        is_head: shape (k,), bool.
+        positions: of one feature, h * w. With a single one, SAFA's batch norm needs two head pairs.
+
+    Returns:
+        None where nothing is to be generated, for want of head pairs or tail rows.
+    """
+    first, second, single = same_class_pairs(labels)
+    head = is_head[labels[first]]
+    lonely = single[~is_head[labels[single]]]
+    head_i, head_j = first[head], second[head]
+    tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
+    if len(head_i) < (1 if positions > 1 else 2) or len(tail_i) == 0:
+        return None
+    drawn = spread(len(head_i), len(tail_i), labels.device)
+    tail_i, tail_k = tail_i[drawn], tail_k[drawn]
+    return Match(head_i, head_j, tail_i, tail_k, (tail_i != tail_k).nonzero().squeeze(1))

@@ -1,5 +1,5 @@
-"""How fast this library trains, as ratios measured in one run: what ``safa bench`` prints."""
+"""How fast this library trains, and what every method costs, as ratios measured in one run: ``safa bench``."""
 
-from safa.bench.command import run
+from safa.bench.command import run, run_methods
 
-__all__ = ["run"]
+__all__ = ["run", "run_methods"]

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 import safa
-from safa.bench.figures import Figures, measure
-from safa.bench.memory import kind
+from safa.bench import costs, figures
+from safa.bench.memory import kind, kind_of_steps
+from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
 from safa.report import bench, lines
 from safa.runs import commit
@@ -23,13 +24,13 @@ Line = dict[str, Any]
 
 
 def run(steps: int, rounds: int, batch_size: int, model: str, precision: str, results: str | None) -> Line:
-    """Measure and print; append to ``results`` where given.
+    """Measure the ordinary loop against ours, and SAFA against plain training; print, and append to ``results``.
 
     Args:
         steps: timed steps of each variant and round.
         rounds: how often every variant has its turn.
         batch_size, model, precision: as ``Setting``.
-        results: a JSONL file of its own, for ``safa report`` draws tables of runs only.
+        results: a JSONL file of its own, for a table is drawn from its last line only.
 
     Returns:
         The line: figures as ``{median, low, high}`` and what they were measured on.
@@ -38,25 +39,35 @@ def run(steps: int, rounds: int, batch_size: int, model: str, precision: str, re
         UserError: for a setting that cannot be run, or a file that cannot be written.
     """
     setting = Setting(model, batch_size, precision)
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     with console.status("variants take turns"):
-        figures = measure(setting, rounds, steps)
-    line = _line(setting, steps, rounds, figures)
-    console.print(_table(line), bench.where(line), sep="\n", markup=False)
+        found = figures.measure(setting, rounds, steps)
+    measured = {"figures": dataclasses.asdict(found), "memory_of": kind(setting.device)}
+    return _finished("bench", setting, rounds, steps, measured, results)
+
+
+def run_methods(steps: int, rounds: int, batch_size: int, model: str, precision: str, results: str | None) -> Line:
+    """Measure every method's step and inference against plain cross-entropy; arguments and line as of ``run``."""
+    setting = Setting(model, batch_size, precision)
+    console = _console()
+    with console.status("methods take turns"):
+        found = costs.measure(setting, methods(), rounds, steps)
+    measured = {"figures": dataclasses.asdict(found), "memory_of": kind_of_steps(setting.device)}
+    return _finished("steps", setting, rounds, steps, measured, results)
+
+
+def _finished(kind: str, setting: Setting, rounds: int, steps: int, measured: Line, results: str | None) -> Line:
+    """The line, printed as a table and appended."""
+    line = {"kind": kind, **dataclasses.asdict(setting), "steps": steps, "n": rounds, **measured, **_machine(setting)}
+    _console().print(_table(line), bench.where(line), sep="\n", markup=False)
     if results is not None:
         lines.append(Path(results), line)
     return line
 
 
-def _line(setting: Setting, steps: int, rounds: int, figures: Figures) -> Line:
+def _machine(setting: Setting) -> Line:
     on_gpu = setting.device.type == "cuda"
     return {
-        "kind": "bench",
-        **dataclasses.asdict(setting),
-        "steps": steps,
-        "n": rounds,
-        "figures": dataclasses.asdict(figures),
-        "memory_of": kind(setting.device),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": cores(),
@@ -72,7 +83,11 @@ def _line(setting: Setting, steps: int, rounds: int, figures: Figures) -> Line:
 
 
 def _table(line: Line) -> Table:
-    table = Table(*bench.HEADINGS, box=None)
+    table = Table(*bench.headings(line), box=None)
     for row in bench.rows(line):
         table.add_row(*row)
     return table
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)

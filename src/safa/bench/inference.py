@@ -27,6 +27,12 @@ class Inference:
         return seconds_of(self.logits, steps, self.images.device)
 
 
+def noise(setting: Setting) -> Tensor:
+    """A batch of images as the network wants them, the same at every call."""
+    images = torch.randn(setting.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    return images.to(setting.device, memory_format=torch.channels_last)
+
+
 def with_and_without(setting: Setting, trained: Loop) -> dict[str, Inference]:
     """The network trained with the plug-in, asked through it, and one of the same weights that never had one.
 
@@ -36,8 +42,7 @@ def with_and_without(setting: Setting, trained: Loop) -> dict[str, Inference]:
     model: nn.Module = settings.network(setting).to(memory_format=torch.channels_last).eval()
     model.load_state_dict(trained.plug.model.state_dict())
     plug = trained.plug.eval()
-    images = torch.randn(setting.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
-    images = images.to(setting.device, memory_format=torch.channels_last)
+    images = noise(setting)
     pair = {
         "with": Inference(lambda batch: plug(batch).logits, images),
         "without": Inference(model, images),

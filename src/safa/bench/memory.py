@@ -1,31 +1,41 @@
-"""Peak memory of training, each variant in a fresh process, since a peak never goes down again."""
+"""Peak memory of training, each variant in a fresh process, since what one leaves behind the next would be charged."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from safa.bench.loop import Loop
+from safa.bench.methods import methods
 from safa.bench.setting import Setting
+from safa.bench.stage import Stage
 from safa.errors import UserError
 
 STEPS = 4  # momentum and the allocator's caches are all there after two
+WARM_BATCH = 8
+# glibc gives a tensor's memory back as soon as it is freed, so that what is resident is what is in use. It is slow, and
+# makes the peak of a method the same in every process to within a MiB.
+EXACT = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 def peak(setting: Setting, *, safa: bool) -> float:
     """Peak memory in MiB of a process that trains a few steps: ``kind(device)`` says of what."""
-    asked = json.dumps({**dataclasses.asdict(setting), "safa": safa, "threads": torch.get_num_threads()})
-    code = "from safa.bench.memory import answer; answer()"
-    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise UserError(f"the process that measures memory failed: {last}")
-    return float(done.stdout.splitlines()[-1])
+    return _asked("answer", setting, {}, safa=safa)
+
+
+def peak_of_steps(setting: Setting, method: str) -> float:
+    """What a few steps of a method need at their peak, in MiB, beside the process, its images and the weights."""
+    return _asked("answer_of_steps", setting, EXACT, method=method)
 
 
 def kind(device: torch.device) -> str:
@@ -33,17 +43,69 @@ def kind(device: torch.device) -> str:
     return "tensors on the GPU" if device.type == "cuda" else "whole process, resident"
 
 
+def kind_of_steps(device: torch.device) -> str:
+    """What ``peak_of_steps`` measures."""
+    held = "tensors on the GPU" if device.type == "cuda" else "resident"
+    return f"{held}, beyond what the process holds before its first step"
+
+
+def _asked(answer: str, setting: Setting, environment: Mapping[str, str], **what: Any) -> float:
+    asked = json.dumps({"setting": dataclasses.asdict(setting), "threads": torch.get_num_threads(), **what})
+    code = f"from safa.bench.memory import {answer}; {answer}()"
+    command, variables = [sys.executable, "-c", code, asked], {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"the process that measures memory failed: {last}")
+    return float(done.stdout.splitlines()[-1])
+
+
 def answer() -> None:
-    """The measuring process: train, then print the peak in MiB."""
+    """The measuring process of ``peak``: train, then print the peak in MiB."""
+    setting, asked = _question()
+    _train(Loop(setting, safa=asked["safa"]))
+    sys.stdout.write(f"{_peak(setting.device)}\n")
+
+
+def answer_of_steps() -> None:
+    """The measuring process of ``peak_of_steps``.
+
+    It trains a few images first: what a first step loads and compiles belongs to no method, and would be charged to
+    the one that happens to need it.
+    """
+    setting, asked = _question()
+    method = next(method for method in methods() if method.name == asked["method"])
+    _train(Stage(dataclasses.replace(setting, batch_size=WARM_BATCH), method))
+    stage = Stage(setting, method)
+    before = _held(setting.device)
+    _train(stage)
+    sys.stdout.write(f"{_peak(setting.device) - before}\n")
+
+
+def _question() -> tuple[Setting, dict[str, Any]]:
     asked = json.loads(sys.argv[1])
-    safa, threads = asked.pop("safa"), asked.pop("threads")
-    torch.set_num_threads(threads)
-    setting = Setting(**asked)
-    loop = Loop(setting, safa=safa)
+    torch.set_num_threads(asked.pop("threads"))
+    return Setting(**asked.pop("setting")), asked
+
+
+def _train(variant: Loop | Stage) -> None:
     for _ in range(STEPS):
-        loop.step()
-    on_gpu = setting.device.type == "cuda"
-    sys.stdout.write(f"{torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident_peak()}\n")
+        variant.step()
+
+
+def _held(device: torch.device) -> float:
+    """MiB held now; from here on peaks are counted anew, where the system can do that."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return float(torch.cuda.memory_allocated() / 2**20)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM becomes VmRSS; see proc(5)
+    return resident_peak()
+
+
+def _peak(device: torch.device) -> float:
+    return float(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else resident_peak()
 
 
 def resident_peak() -> float:

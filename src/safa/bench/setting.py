@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from safa import recipe as recipes
 from safa.catalog import build
-from safa.data.longtail import exponential_counts
-from safa.data.types import Split
+from safa.data.cifar import MEAN, STD
+from safa.data.dataset import LongTailed
+from safa.data.longtail import Subset, exponential_counts
+from safa.data.types import IntArray, Source, Split
 from safa.errors import UserError, closest
 from safa.heads import CosineHead
 
 COUNTS = exponential_counts(500, 100, imbalance_factor=100.0)
+META_PER_CLASS = 10
 IMAGE_SIZE = 32
 LEARNING_RATE = 1e-3  # of the stage with SAFA; timings do not depend on it as long as nothing diverges
 MOMENTUM, WEIGHT_DECAY = 0.9, 2e-4
@@ -62,9 +67,31 @@ def network(setting: Setting) -> Any:
 
 def images() -> Split:
     """Noise with the labels of CIFAR-100-LT at imbalance factor 100: 10,847 images of 32 x 32 pixels."""
-    labels = np.repeat(np.arange(len(COUNTS)), COUNTS)
+    return _noise(np.repeat(np.arange(len(COUNTS)), COUNTS))
+
+
+@cache
+def _tail_and_meta() -> Split:
+    """The images of a long tail, then those of a meta set, class after class."""
+    classes = np.arange(len(COUNTS))
+    return _noise(np.concatenate([np.repeat(classes, COUNTS), np.repeat(classes, META_PER_CLASS)]))
+
+
+def _noise(labels: IntArray) -> Split:
     shape = (len(labels), 3, IMAGE_SIZE, IMAGE_SIZE)
     return Split(labels, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+def long_tailed(spec: recipes.Data) -> LongTailed:
+    """The same noise whatever the recipe draws, with a meta set beside it, in the place of CIFAR-100-LT."""
+    split = _tail_and_meta()
+    tail, everything = int(COUNTS.sum()), np.arange(len(split))
+    subset = Subset.of(everything[:tail], (), COUNTS, meta=everything[tail:])
+    names = tuple(f"class {index}" for index in range(len(COUNTS)))
+    source = Source(
+        "noise", names, IMAGE_SIZE, split, split.take(everything[:0]), None, MEAN, STD, "crop_flip", (), "noise"
+    )
+    return LongTailed(source, subset, spec)
 
 
 def cores() -> int:

@@ -76,11 +76,12 @@ def _step_rows(figures: Mapping[str, Any]) -> list[Row]:
 
 def _units(line: Mapping[str, Any]) -> str:
     """What 1.00× is."""
-    figures, precision = line["figures"], line["precision"]
+    figures = line["figures"]
     step, memory = figures["step_milliseconds"], figures["methods"][figures["base"]]["memory"]
     return (
-        f"1.00× is {figures['base']}: {step['median']:.0f} ms ({step['low']:.0f}–{step['high']:.0f}) and {memory:.0f} "
-        f"MiB per step in {precision}, {figures['image_milliseconds']['median']:.3g} ms per image at inference in float32."
+        f"1.00× is {figures['base']}: {step['median']:.0f} ms ({step['low']:.0f}–{step['high']:.0f}) and "
+        f"{memory:.0f} MiB per step in {line['precision']}, {figures['image_milliseconds']['median']:.3g} ms per image "
+        "at inference in float32."
     )
 
 

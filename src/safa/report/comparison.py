@@ -47,7 +47,7 @@ class Comparison:
     def lines(self) -> list[Line]:
         """The result lines with unambiguous method names, so that every method becomes one row."""
         # The labels tell recipes and lengths apart already; blanks keep them from being told apart again.
-        blank = {"recipe": "", "epochs": 0}
+        blank = {"recipe": "", "epochs": 0, "changes": []}
         pairs = zip(self.runs, self.labels, strict=True)
         return [{**run.result, "method": label, **blank} for run, label in pairs]
 
