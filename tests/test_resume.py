@@ -149,6 +149,15 @@ def test_whatever_becomes_of_the_classifier(stages, tiny_recipe, tiny_data, tmp_
     assert_same_state(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_whatever_average_is_taken_of_the_weights(tiny_recipe, tiny_data, tmp_path):
+    recipe = replace(tiny_recipe, stages=(Stage(2, averaging=0.8), Stage(1)))
+    train(recipe, tiny_data, tmp_path / "whole")
+    for at in (STEPS, 3):  # after an epoch, and within the stage's last one
+        assert train(recipe, tiny_data, tmp_path / "stopped", at)
+    train(recipe, tiny_data, tmp_path / "stopped")
+    assert_same_state(tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_whatever_weighs_the_images(tiny_recipe, tiny_data, tmp_path):
     data = dataset.load(replace(tiny_data.spec, meta_per_class=2, largest=None))
     recipe = replace(tiny_recipe, data=data.spec, stages=(Stage(2, reweighting=Named("meta_weight_net")),))
@@ -174,9 +183,8 @@ def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_start
 
 
 def test_a_stop_in_an_epochs_last_step_keeps_the_epoch_as_a_whole(tiny_recipe, tiny_data, tmp_path):
-    trainer = Trainer(
-        tiny_recipe, tiny_data, tmp_path, runs.accelerator_for(tiny_recipe, runs.Machine()), progress=Interrupting(STEPS)
-    )
+    accelerator = runs.accelerator_for(tiny_recipe, runs.Machine())
+    trainer = Trainer(tiny_recipe, tiny_data, tmp_path, accelerator, progress=Interrupting(STEPS))
     with pytest.raises(Stopped, match="^stopped after epoch 0$"):
         trainer.run()
     state = checkpoint.load(tmp_path / CHECKPOINT)

@@ -330,6 +330,49 @@ def test_mixed_images_train_under_soft_labels_and_leave_with_their_stage(name, b
     assert trainer.augmenter is None
 
 
+# --- averaged weights --------------------------------------------------------------------------------------
+
+
+class Seeing(Trainer):
+    """Notes the weights after every step, and those that are tested after every epoch."""
+
+    def _train_step(self, epoch, images, labels):
+        super()._train_step(epoch, images, labels)
+        self.seen = [*getattr(self, "seen", []), weights(self)]
+
+    def predict(self, split):
+        self.of_epoch = [*getattr(self, "of_epoch", []), copy.deepcopy(self.tested.state_dict())]
+        return super().predict(split)
+
+
+def assert_average(found: dict[str, torch.Tensor], seen: list[dict[str, torch.Tensor]], decay: float) -> None:
+    """By the definition of a moving average that starts with the first weights; batch-norm statistics included."""
+    for name, value in found.items():
+        if value.is_floating_point():
+            average = seen[0][name]
+            for now in seen[1:]:
+                average = decay * average + (1 - decay) * now[name]
+            torch.testing.assert_close(value, average)
+
+
+def test_a_stage_is_tested_with_the_moving_average_of_its_weights_and_ends_as_it(trained):
+    trainer = trained(Stage(2, averaging=0.8), kind=Seeing)
+    assert_average(trainer.of_epoch[0], trainer.seen[:STEPS], 0.8)
+    assert_average(trainer.of_epoch[1], trainer.seen, 0.8)
+    assert equal(weights(trainer), trainer.of_epoch[1])
+    assert equal(checkpoint.load(trainer.folder / CHECKPOINT)["model"], trainer.of_epoch[1])
+
+
+def test_averaging_does_not_change_the_steps_and_the_next_stage_goes_on_from_the_average(trained, tmp_path):
+    plain = trained(Stage(2), kind=Seeing, folder=tmp_path / "plain")
+    trainer = trained(Stage(2, averaging=0.8), Stage(1), kind=Seeing, folder=tmp_path / "averaged")
+    assert all(equal(a, b) for a, b in zip(plain.seen, trainer.seen, strict=False))
+    states = trainer.of_epoch[1], plain.seen[-1], trainer.seen[2 * STEPS]
+    average, last, after = (state["conv1.weight"] for state in states)
+    assert (after - average).norm() < 0.5 * (after - last).norm()
+    assert trainer.tested is trainer.model
+
+
 # --- one step ----------------------------------------------------------------------------------------------
 
 

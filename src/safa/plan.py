@@ -21,7 +21,7 @@ class Epoch:
     Attributes:
         index: 0-based, over all stages.
         stage_index, stage: the stage it belongs to.
-        first: whether it is the first of its stage.
+        first, last: whether it is the first and the last of its stage.
         trains: whether it has training steps.
         lr: learning rate; 0 without training.
         evaluate: whether the network is tested after it.
@@ -32,6 +32,7 @@ class Epoch:
     stage_index: int
     stage: recipes.Stage
     first: bool
+    last: bool
     trains: bool
     lr: float
     evaluate: bool
@@ -53,9 +54,10 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
         trains = stage.epochs > 0
         for local in range(stage.epochs if trains else int(stage.head is not None)):
             lr = _learning_rate(recipe, stage, local, trained + local) if trains else 0.0
-            key = _digest([key, _regime(recipe, stage_index, lr, local == 0)])
-            evaluate = (local + 1) % stage.evaluate_every == 0 or local + 1 >= stage.epochs
-            epochs.append(Epoch(len(epochs), stage_index, stage, local == 0, trains, lr, evaluate, key))
+            first, last = local == 0, local + 1 >= stage.epochs
+            key = _digest([key, _regime(recipe, stage_index, lr, first, last)])
+            evaluate = (local + 1) % stage.evaluate_every == 0 or last
+            epochs.append(Epoch(len(epochs), stage_index, stage, first, last, trains, lr, evaluate, key))
         trained += stage.epochs
     return epochs
 
@@ -93,7 +95,7 @@ def _learning_rate(recipe: recipes.Recipe, stage: recipes.Stage, local: int, ind
     return recipes.learning_rate(recipe.schedule, index, recipe.epochs)
 
 
-def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool) -> dict[str, Any]:
+def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, last: bool) -> dict[str, Any]:
     """What one epoch does to the network; epochs of different stages with the same regime are the same."""
     stage = recipe.stages[stage_index]
     plain = recipes.to_plain(stage)
@@ -103,12 +105,14 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool) ->
     plain["optimizer"] = recipes.to_plain(optimizer_of(recipe, stage_index))
     if first and (stage.optimizer is not None or stage.head is not None):
         plain["restart"] = True
+    if last and stage.averaging is not None:
+        plain["becomes_average"] = True
     return dict(plain)
 
 
 def ends_of_stages(epochs: list[Epoch]) -> set[str]:
     """Addresses of the states that stages end with."""
-    return {epoch.key for epoch, after in zip(epochs, [*epochs[1:], None], strict=True) if after is None or after.first}
+    return {epoch.key for epoch in epochs if epoch.last}
 
 
 def optimizer_of(recipe: recipes.Recipe, stage_index: int) -> recipes.Optimizer:

@@ -141,6 +141,8 @@ class Stage:
             still, batch-norm statistics included. Where it or ``head`` changes, the optimizer starts anew.
         optimizer: a new optimizer from this stage on; the former one goes on when empty.
         schedule: a learning rate counted from this stage's first epoch; the run's schedule when empty.
+        averaging: decay, per step, of a moving average of the weights. The average is what the stage's epochs are
+            tested with, and what the network is when the stage ends; none when empty.
         evaluate_every: test the network after every so many epochs, and always after the last.
     """
 
@@ -155,6 +157,7 @@ class Stage:
     trainable: tuple[str, ...] = ()
     optimizer: Optimizer | None = None
     schedule: Schedule | None = None
+    averaging: float | None = None
     evaluate_every: int = 1
 
 
@@ -382,6 +385,11 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UserError(f"{where}.stages[{index}].epochs must be at least 0, got {stage.epochs}")
         if stage.evaluate_every < 1:
             raise UserError(f"{where}.stages[{index}].evaluate_every must be at least 1, got {stage.evaluate_every}")
+        if stage.averaging is not None and not 0 < stage.averaging < 1:
+            raise UserError(
+                f"{where}.stages[{index}].averaging is the share of the average that a step keeps, "
+                f"in (0, 1) such as 0.999, got {stage.averaging:g}"
+            )
         if stage.optimizer is not None:
             _check_optimizer(stage.optimizer, f"{where}.stages[{index}].optimizer")
         if stage.schedule is not None:

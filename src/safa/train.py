@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from safa import assembly, checkpoint, evaluate, files
 from safa import recipe as recipes
@@ -79,6 +80,7 @@ class Trainer:
         self.model = _placed(assembly.network(recipe.model, data.num_classes, recipe.seed), self.device)
         self.augmenter: Any = None
         self.reweighter: Any = None
+        self.average: AveragedModel | None = None
         self.optimizer_state: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
         self.reused_epochs = 0
@@ -154,6 +156,8 @@ class Trainer:
         if self.recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.plug.parameters(), self.recipe.clip)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def _image_weights(self, epoch: Epoch, images: Tensor, labels: Tensor) -> Tensor:
         """One weight per image, learnt by looking one step ahead on the next batch of the meta set."""
@@ -167,6 +171,9 @@ class Trainer:
         self._refuse_nan(epoch, None)
         self._refuse_broken_weights(epoch)
         self.done, self.step = epoch.index + 1, 0
+        if epoch.last and self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+            self.average = None
         entry = {"epoch": epoch.index, "stage": epoch.stage_index, "lr": epoch.lr, **self.sums.means(), "test": None}
         if epoch.evaluate and self.accelerator.is_main_process:
             entry |= self._evaluation()
@@ -213,6 +220,7 @@ class Trainer:
             self._change_head(epoch)
             if former is None or former.reweighting != stage.reweighting:
                 self.reweighter = self._reweighter(stage, epoch.index)
+            self.average = self._average(stage)
         self.criterion = assembly.criterion(stage, self.data.class_counts, assembly.head_of(self.model)).to(self.device)
         self.plug_before = stage.augmenter.before if stage.augmenter else None
         if self.augmenter is not None:
@@ -297,6 +305,13 @@ class Trainer:
         seed = seed_for(self.recipe.seed, "reweighting", index)
         return assembly.reweighter(stage, self.data.class_counts, seed).to(self.device)
 
+    def _average(self, stage: recipes.Stage) -> AveragedModel | None:
+        if stage.averaging is None:
+            return None
+        # Batch-norm statistics belong to the weights that made them, so they are averaged alike.
+        moving = get_ema_multi_avg_fn(stage.averaging)  # type: ignore[no-untyped-call]
+        return AveragedModel(self.model, multi_avg_fn=moving, use_buffers=True)
+
     def _augmented_batches(self, split: Split, sampler: Any) -> Batches:
         augmentation = build("augmentation", self.data.augmentation.name, self.data.augmentation.options)
         return self._batches(split, sampler, augmentation)
@@ -370,7 +385,8 @@ class Trainer:
             "sums": self.sums.state(),
             "history": self.history,
             "reused_epochs": self.reused_epochs,
-            "model": self.model.state_dict(),
+            "model": self.tested.state_dict(),
+            "trained": self.model.state_dict() if self.average is not None else None,
             "augmenter": self.augmenter.state_dict() if self.augmenter is not None else None,
             "reweighter": self.reweighter.state_dict() if self.reweighter is not None else None,
             "optimizer": self.optimizer.state_dict(),
@@ -395,7 +411,7 @@ class Trainer:
         head = self.recipe.model_in(last.stage_index).head
         if head != self.recipe.model.head:
             self._set_head(self._head(head, self.model, last.stage_index))
-        self.model.load_state_dict(state["model"])
+        self._load_weights(state)
         assembly.set_trainable(self.model, last.stage.trainable)
         self.optimizer_state = state["optimizer"]
         if self.accelerator.scaler is not None and state["scaler"] is not None:
@@ -411,6 +427,15 @@ class Trainer:
         else:
             self.stage = last.stage
             self.plug_before = last.stage.augmenter.before if last.stage.augmenter else None
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        trained = state.get("trained")
+        self.model.load_state_dict(state["model"] if trained is None else trained)
+        if trained is not None:
+            self.average = self._average(self._in_force().stage)
+            assert self.average is not None
+            self.average.module.load_state_dict(state["model"])
+            self.average.n_averaged.fill_(1)  # with none yet, the next step would replace the average
 
     def resume(self) -> bool:
         """Go on from this folder's own checkpoint, if it has one."""
@@ -463,6 +488,11 @@ class Trainer:
                 self._writer.add_scalar(name, value, entry["epoch"])
         self._writer.flush()
 
+    @property
+    def tested(self) -> nn.Module:
+        """The network as it is tested: the average of its weights in a stage that takes one."""
+        return self.model if self.average is None else self.average.module
+
     # -- looking -------------------------------------------------------------------------------------------------
 
     def predict(self, split: str) -> evaluate.Predictions:
@@ -471,7 +501,7 @@ class Trainer:
             images = self.data.source.test if split == "test" else self.data.validation
             assert images is not None
             self._splits[split] = self._in_order(images)
-        return evaluate.predict(self.model, self._splits[split])
+        return evaluate.predict(self.tested, self._splits[split])
 
     def images_of(self, split: Split, rows: Any) -> tuple[Tensor, Tensor]:
         """Some images of a split as the network wants them, unaugmented, with their labels."""
