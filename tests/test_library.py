@@ -176,7 +176,8 @@ def shared(first: str, second: str) -> int:
     """Epochs two recipes have in common, as far as their images are: what cuts them is in the facts of the data."""
     plans = []
     for recipe in (load(first), load(second)):
-        cut = (recipe.data.imbalance_factor, recipe.data.validation, recipe.data.meta_per_class)
+        data = recipe.data
+        cut = (data.imbalance_factor, data.validation, data.validation_per_class, data.meta_per_class)
         plans.append(epochs_of(recipe, {"images": recipe.data.name, "cut": list(cut)}))
     return shared_epochs(*plans)
 

@@ -60,6 +60,7 @@ class Data:
         order: which images of a class are kept: ``ldam`` shuffles, ``rsg`` takes the first.
         subset_seed: seed of that shuffle; not the seed of the training.
         validation: fraction of every class's training images set aside.
+        validation_per_class: in its place, images of every class alike, first of those that the tail leaves out.
         meta_per_class: images of every class taken out of training first, as the balanced set that meta
             re-weighting steers by; see ``Stage.reweighting``.
         image_size: side of the square that files are decoded to.
@@ -77,6 +78,7 @@ class Data:
     order: Literal["ldam", "rsg"] = "ldam"
     subset_seed: int = 0
     validation: float = 0.0
+    validation_per_class: int = 0
     meta_per_class: int = 0
     image_size: int | None = None
     on_corrupt: Literal["stop", "skip"] = "stop"

@@ -57,6 +57,12 @@ def test_a_validation_split_is_cut_from_the_training_images_alone():
     assert min(drawn.class_counts) >= 1
 
 
+def test_validation_images_alike_of_every_class_leave_the_tail_nearly_whole():
+    drawn = dataset.load(replace(TAIL, validation_per_class=3))
+    assert np.bincount(drawn.validation.labels).tolist() == [3] * 10
+    assert set(drawn.subset.train) <= set(dataset.load(TAIL).subset.train)
+
+
 def test_a_folders_own_validation_split_is_used_unless_one_is_cut(folder):
     spec = Data(str(folder(val=(3, 3))), profile="as_found", image_size=8)
     assert len(dataset.load(spec).validation) == 6
@@ -76,7 +82,7 @@ def test_a_folder_gives_a_meta_set_beside_its_own_validation_split(folder):
     spec = Data(str(folder(val=(3, 3))), profile="as_found", image_size=8, meta_per_class=2)
     drawn = dataset.load(spec)
     assert (drawn.class_counts, len(drawn.meta), len(drawn.validation)) == ([10, 2], 4, 6)
-    with pytest.raises(UserError, match="class 1 has 4 images: with 4 in the meta set none is left"):
+    with pytest.raises(UserError, match="class 1 has 4 images: with meta_per_class=4 none is left"):
         dataset.load(replace(spec, meta_per_class=4))
 
 

@@ -252,6 +252,16 @@ def test_a_class_without_an_image_is_named():
         ({"order": "random"}, "no order named 'random'"),
         ({"seed": -1}, "seed"),
         ({"validation": 1.0}, "validation"),
+        (
+            {"validation_per_class": -1},
+            "validation_per_class is a number of images of each class, so at least 0, got -1",
+        ),
+        ({"validation": 0.1, "validation_per_class": 2}, "both say what to hold out; leave one of them out"),
+        ({"validation_per_class": 10}, "class 0 has 10 images: with validation_per_class=10 none is left to train on"),
+        (
+            {"validation_per_class": 6, "meta_per_class": 4},
+            "with validation_per_class=6 and meta_per_class=4 none is left to train on .3 of 3 classes are short",
+        ),
         ({"meta_per_class": -1}, "meta_per_class is a number of images of each class, so at least 0, got -1"),
         ({"imbalance_factor": None}, "needs an imbalance_factor"),
         ({"largest": 11}, "class 0 needs 11 images"),
@@ -316,6 +326,37 @@ def test_meta_set_is_balanced_and_disjoint_from_training_and_validation(spare, m
     assert subset.class_counts.min() >= 1
 
 
+def test_validation_images_alike_of_every_class_are_first_those_that_the_tail_leaves_out():
+    labels = balanced_labels(3, 20)  # of which the tail draws 20, 10 and 5
+    whole = draw_subset(labels, 3, imbalance_factor=4)
+    subset = draw_subset(labels, 3, imbalance_factor=4, validation_per_class=12)
+    assert subset.class_counts.tolist() == [8, 8, 5]
+    assert count_labels(labels[subset.validation], 3).tolist() == [12] * 3
+    assert set(subset.train) <= set(whole.train)
+    taken = set(whole.train) - set(subset.train)
+    assert taken <= set(subset.validation)
+    assert count_labels(labels[sorted(taken)], 3).tolist() == [12, 2, 0]
+
+
+def test_validation_images_alike_of_counts_as_found_are_no_tail_of_the_files():
+    labels = np.repeat([0, 1], [50, 20])
+    subset = draw_subset(labels, 2, profile="as_found", validation_per_class=5)
+    assert set(subset.validation) != {*range(45, 50), *range(65, 70)}
+    assert subset.class_counts.tolist() == [45, 15]
+
+
+@given(number=st.integers(1, 6), meta_per_class=st.integers(0, 5), seed=st.integers(0, 2**32 - 1))
+def test_validation_images_alike_are_beside_training_and_the_meta_set(number, meta_per_class, seed):
+    labels = balanced_labels(4, 16)
+    subset = draw_subset(
+        labels, 4, imbalance_factor=5, validation_per_class=number, meta_per_class=meta_per_class, seed=seed
+    )
+    parts = [subset.train, subset.validation, subset.meta]
+    assert [count_labels(labels[part], 4).tolist() for part in parts[1:]] == [[number] * 4, [meta_per_class] * 4]
+    assert len(set(np.concatenate(parts))) == sum(map(len, parts))
+    assert subset.class_counts.min() >= 1
+
+
 @pytest.mark.parametrize("order", ["ldam", "rsg"])
 def test_reading_meta_set_leaves_the_front_of_every_class_to_training(order):
     labels = balanced_labels(5, 40)
@@ -355,7 +396,7 @@ def test_without_a_meta_set_a_stored_subset_is_what_it_was():
 
 def test_a_meta_set_that_leaves_a_class_nothing_is_refused_with_the_class():
     labels = np.repeat([0, 1, 2], [30, 4, 3])
-    with pytest.raises(UserError, match=r"class 1 has 4 images: with 4 in the meta set none is left .* \(2 of 3"):
+    with pytest.raises(UserError, match=r"class 1 has 4 images: with meta_per_class=4 none is left .* \(2 of 3"):
         draw_subset(labels, 3, profile="as_found", meta_per_class=4)
 
 

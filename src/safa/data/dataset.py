@@ -38,7 +38,7 @@ class LongTailed:
 
     @cached_property
     def validation(self) -> Split | None:
-        """Cut from the training images, or the folder's own ``val/``; None when there is neither."""
+        """Held out of the images to train on, or the folder's own ``val/``; None when there is neither."""
         return self.source.train.take(self.subset.validation) if len(self.subset.validation) else self.source.validation
 
     @cached_property
@@ -102,6 +102,7 @@ def load(spec: recipes.Data) -> LongTailed:
         order=spec.order,
         seed=spec.subset_seed,
         validation=spec.validation,
+        validation_per_class=spec.validation_per_class,
         meta_per_class=spec.meta_per_class,
     )
     if not len(source.test.labels):

@@ -101,7 +101,7 @@ class Subset:
 
     Attributes:
         train: indices into the source's training split, shape (n,), int64, class after class; read-only.
-        validation: indices cut from the drawn images, shape (m,), int64, disjoint from ``train``; read-only.
+        validation: indices held out for validation, shape (m,), int64, disjoint from ``train``; read-only.
         meta: indices of the balanced meta set, class after class, int64, disjoint from both; read-only, and
             empty unless one was asked for.
         class_counts: images of each class in ``train``, that is after the validation images were cut; shape
@@ -182,6 +182,7 @@ def draw_subset(
     order: Order = "ldam",
     seed: int = 0,
     validation: float = 0.0,
+    validation_per_class: int = 0,
     meta_per_class: int = 0,
 ) -> Subset:
     """Draw the long-tailed subset that a run trains on.
@@ -201,6 +202,8 @@ def draw_subset(
         seed: of the shuffle and of the validation images.
         validation: fraction in [0, 1) of each drawn class to set aside: ``int(fraction * count)``, never the
             last image.
+        validation_per_class: in its place, as many images of every class. The images that the tail leaves out come
+            first; where a class has fewer of them, the rest is taken from its training images.
         meta_per_class: images of each class taken out before the profile is laid over the rest, as the
             balanced set of meta re-weighting; 10 on CIFAR-LT.  [Shu et al. 2019]
 
@@ -211,19 +214,24 @@ def draw_subset(
         The released code of Shu et al. and of Jamal et al. shuffles a class, takes the meta set off the front
         and shuffles the rest anew. Here the meta set is the end of the class, in the order of which training
         takes the front: as random, and a run with a meta set trains on the images of the run without, less a
-        few. For that, ``ldam`` order shuffles ``as_found`` too once there is a meta set.
+        few. For that, ``ldam`` order shuffles ``as_found`` too once there is a meta set. Validation images of
+        every class alike lie between the two, for the same reason.
+
+        A fraction of a long tail has one image of a rare class, and says nothing of that class. The same number of
+        every class costs training little on a tail drawn from a balanced set: on CIFAR-100-LT at imbalance 100, 40
+        of every class take 57 of the 10,847 training images, all of the two most frequent classes.
 
     Raises:
-        UserError: if a class has fewer images than its place in the profile asks for, or none left beside the
-            meta set, naming the class.
+        UserError: if a class has fewer images than its place in the profile asks for, or none left beside those
+            held out, naming the class.
     """
-    _check_choices(profile, order, seed, validation, meta_per_class)
+    _check_choices(profile, order, seed, validation, validation_per_class, meta_per_class)
     labels = np.asarray(labels)
     available = count_labels(labels, num_classes)
-    _check_left(available, meta_per_class)
+    _check_left(available, validation_per_class, meta_per_class)
     wanted = _wanted_counts(available - meta_per_class, profile, imbalance_factor, largest)
     _check_available(wanted, available - meta_per_class, meta_per_class)
-    shuffled = order == "ldam" and (profile != "as_found" or meta_per_class > 0)
+    shuffled = order == "ldam" and (profile != "as_found" or validation_per_class + meta_per_class > 0)
     shuffle = np.random.RandomState(seed) if shuffled else None
     # Another stream than the shuffle's, so a validation split does not change which images are drawn.
     cut = np.random.RandomState([seed, 1])
@@ -231,10 +239,15 @@ def draw_subset(
     for indices, count in zip(_indices_by_class(labels, available), wanted, strict=True):
         if shuffle is not None:
             shuffle.shuffle(indices)
-        kept, aside = _set_aside(indices[:count], validation, cut)
+        indices, steering = np.split(indices, [len(indices) - meta_per_class])
+        if validation_per_class:
+            count = min(count, len(indices) - validation_per_class)
+            kept, aside = indices[:count], indices[count : count + validation_per_class]
+        else:
+            kept, aside = _set_aside(indices[:count], validation, cut)
         train.append(kept)
         held_out.append(aside)
-        meta.append(indices[len(indices) - meta_per_class :])
+        meta.append(steering)
     counts = [len(kept) for kept in train]
     return Subset.of(np.concatenate(train), np.concatenate(held_out), counts, np.concatenate(meta))
 
@@ -286,7 +299,9 @@ def _without_empty_class(counts: IntArray, largest: int, imbalance_factor: float
     return counts
 
 
-def _check_choices(profile: str, order: str, seed: int, validation: float, meta_per_class: int) -> None:
+def _check_choices(
+    profile: str, order: str, seed: int, validation: float, validation_per_class: int, meta_per_class: int
+) -> None:
     if profile not in ("exponential", "step", "as_found"):
         raise UserError(f"no profile named {profile!r}; there are exponential, step and as_found")
     if order not in ("ldam", "rsg"):
@@ -295,8 +310,14 @@ def _check_choices(profile: str, order: str, seed: int, validation: float, meta_
         raise UserError(f"the seed of a subset lies in [0, 2**32), got {seed}")
     if not 0 <= validation < 1:
         raise UserError(f"validation is the fraction of each class to set aside, in [0, 1), got {validation}")
-    if meta_per_class < 0:
-        raise UserError(f"meta_per_class is a number of images of each class, so at least 0, got {meta_per_class}")
+    for name, number in {"validation_per_class": validation_per_class, "meta_per_class": meta_per_class}.items():
+        if number < 0:
+            raise UserError(f"{name} is a number of images of each class, so at least 0, got {number}")
+    if validation and validation_per_class:
+        raise UserError(
+            f"validation={validation:g} and validation_per_class={validation_per_class} both say what to hold out; "
+            "leave one of them out"
+        )
 
 
 def _wanted_counts(
@@ -313,14 +334,16 @@ def _wanted_counts(
     return wanted
 
 
-def _check_left(available: IntArray, meta_per_class: int) -> None:
+def _check_left(available: IntArray, validation_per_class: int, meta_per_class: int) -> None:
     if not available.all():
         raise UserError(f"class {int(np.argmin(available))} has no training image; leave the class out or add images")
-    short = np.flatnonzero(available <= meta_per_class)
+    asked = {"validation_per_class": validation_per_class, "meta_per_class": meta_per_class}
+    short = np.flatnonzero(available <= sum(asked.values()))
     if short.size:
+        names = " and ".join(f"{name}={number}" for name, number in asked.items() if number)
         raise UserError(
-            f"class {short[0]} has {available[short[0]]} images: with {meta_per_class} in the meta set none is left to "
-            f"train on ({short.size} of {len(available)} classes are short); lower meta_per_class or add images"
+            f"class {short[0]} has {available[short[0]]} images: with {names} none is left to train on "
+            f"({short.size} of {len(available)} classes are short); lower it or add images"
         )
 
 
