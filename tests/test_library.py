@@ -166,9 +166,10 @@ def test_controls_of_the_rows_differ_from_safa_by_the_augmenter_alone():
 
 
 @pytest.mark.parametrize(("name", "tau"), [("0-25", 0.25), ("0-5", 0.5), ("1", 1.0)])
-def test_an_adjusted_ldam_drw_is_ldam_drw_and_no_further_epoch(name, tau):
-    name = f"controls/cifar100/ldam-drw-adjusted-{name}"
-    assert shared("table1/cifar100/ldam-drw", name) == 200
+@pytest.mark.parametrize("row", ["ldam-drw", "ldam-drw-safa"])
+def test_an_adjusted_row_is_the_row_and_no_further_epoch(row, name, tau):
+    name = f"controls/cifar100/{row}-adjusted-{name}"
+    assert shared(f"table1/cifar100/{row}", name) == 200
     assert load(name).stages[2] == recipes.Stage(epochs=0, head=recipes.Named("adjusted", {"tau": tau}))
 
 
