@@ -92,12 +92,16 @@ CATALOG: dict[str, dict[str, Entry]] = {
         ),
     },
     "augmentation": {
-        "crop_flip": Entry("safa.data.batches:CropFlip", "He et al., CVPR 2016: pad 4, crop, mirror"),
-        "shift": Entry("safa.data.batches:Shift", "pad and crop, without mirroring"),
+        "crop_flip": Entry("safa.data.augmentation:CropFlip", "He et al., CVPR 2016: pad 4, crop, mirror"),
+        "shift": Entry("safa.data.augmentation:Shift", "pad and crop, without mirroring"),
         "resized_crop": Entry(
-            "safa.data.batches:ResizedCrop", "Szegedy et al., CVPR 2015: random area and aspect, mirror"
+            "safa.data.augmentation:ResizedCrop", "Szegedy et al., CVPR 2015: random area and aspect, mirror"
         ),
-        "none": Entry("safa.data.batches:Unchanged", "images as they are"),
+        "none": Entry("safa.data.augmentation:Unchanged", "images as they are"),
+        "rand_augment": Entry("safa.data.policies:RandAugment", "Cubuk et al., RandAugment, NeurIPS 2020"),
+        "trivial_augment": Entry(
+            "safa.data.policies:TrivialAugment", "Müller and Hutter, TrivialAugment (wide), ICCV 2021"
+        ),
     },
 }
 

@@ -13,7 +13,8 @@ from safa.augmenters import SAFA
 from safa.bench import setting as settings
 from safa.bench.setting import COUNTS, IMAGE_SIZE, Setting
 from safa.bench.turns import seconds_of
-from safa.data.batches import Batches, CropFlip, Normalise
+from safa.data.augmentation import CropFlip
+from safa.data.batches import Batches, Normalise
 from safa.data.cifar import MEAN, STD
 from safa.losses import LDAMLoss
 from safa.plugin import PlugIn

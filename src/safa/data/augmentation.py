@@ -1,0 +1,81 @@
+"""Augmentations: random changes of a whole uint8 batch at once, a pure function of the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class CropFlip:
+    """Zero-pad, crop back at a random place, mirror half of the images.  [He et al. 2016, section 4.2]"""
+
+    def __init__(self, padding: int = 4, flip: bool = True) -> None:
+        self.padding, self.flip = padding, flip
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images (n, h, w, c) uint8 -> the same shape and type, in one gather for the whole batch."""
+        n, height, width, channels = images.shape
+        pad = self.padding
+        padded = F.pad(images, (0, 0, pad, pad, pad, pad))
+        corner = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
+        rows = corner[0] + torch.arange(height)
+        columns = corner[1] + torch.arange(width)
+        if self.flip:
+            mirrored = torch.rand(n, 1, generator=generator) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        # Selecting whole pixels from the flattened batch is about four times as quick as indexing with three tensors.
+        rows = rows + (height + 2 * pad) * torch.arange(n).unsqueeze(1)
+        pixels = ((width + 2 * pad) * rows).unsqueeze(2) + columns.unsqueeze(1)
+        return padded.reshape(-1, channels).index_select(0, pixels.flatten().to(images.device)).view(images.shape)
+
+
+class Shift(CropFlip):
+    """Zero-pad and crop back at a random place, never mirrored: for digits and other signs with a handedness."""
+
+    def __init__(self, padding: int = 1) -> None:
+        super().__init__(padding, flip=False)
+
+
+class ResizedCrop:
+    """Crop a random area and aspect ratio, resize it to the full square, mirror half.  [Szegedy et al. 2015]"""
+
+    def __init__(
+        self,
+        scale: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: bool = True,
+    ) -> None:
+        self.scale, self.ratio, self.flip = scale, ratio, flip
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images (n, h, w, c) uint8 -> the same shape and type, by bilinear sampling of the whole batch."""
+        n = len(images)
+        area, aspect, x, y, mirror = torch.rand(5, n, generator=generator)
+        area = self.scale[0] + area * (self.scale[1] - self.scale[0])
+        low, high = np.log(self.ratio)
+        aspect = torch.exp(low + aspect * (high - low))
+        width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+        sign = torch.where(mirror < 0.5, -1.0, 1.0) if self.flip else torch.ones(n)
+        zero = torch.zeros(n)
+        across = torch.stack([width * sign, zero, (2 * x - 1) * (1 - width)], dim=1)
+        down = torch.stack([zero, height, (2 * y - 1) * (1 - height)], dim=1)
+        planes = images.permute(0, 3, 1, 2).float()
+        grid = F.affine_grid(
+            torch.stack([across, down], dim=1).to(images.device), list(planes.shape), align_corners=False
+        )
+        cropped = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        return cropped.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class Unchanged:
+    """The images as they are."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002  (one signature for all)
+        """Images (n, h, w, c) uint8 -> themselves."""
+        return images
