@@ -443,7 +443,7 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("report table1", "there is no folder 'results' here to read result lines from"),
         ("report table9", "no folder 'results' here"),
         ("report table1 absent.jsonl", "no file absent.jsonl"),
-        ("report table1 --output page.html", "table1 has neither a page nor a baseline"),
+        ("report table1 --output page.html", "table1 has no page, baseline or trade-off"),
         ("report absent.jsonl --imbalance_factor 50", "--imbalance_factor chooses columns of a table of the paper"),
         ("report --recipes absent --markdown", "--recipes writes first lines of recipes and nothing else"),
         ("report --recipes absent", "there is no folder 'results' here"),

@@ -8,24 +8,35 @@ from pathlib import Path
 import pytest
 
 from safa.commands import _markdown_of
-from safa.report import readme
+from safa.report import lines, readme
+from safa.report.tradeoff import write_tradeoff
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 RESULTS = sorted((ROOT / "results").glob("*.jsonl"))
 
 
+def markers(document: Path) -> set[str]:
+    return set(re.findall(r"<!-- safa:table (\S+) -->", document.read_text(encoding="utf-8")))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_table_is_drawn_from_the_committed_lines(document):
-    text = document.read_text(encoding="utf-8")
-    assert readme.update(text, {path.stem: _markdown_of(str(path)) for path in RESULTS}) == text
+    text, named = document.read_text(encoding="utf-8"), markers(document)
+    assert readme.update(text, {path.stem: _markdown_of(str(path)) for path in RESULTS if path.stem in named}) == text
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_marker_has_its_lines(document):
-    markers = re.findall(r"<!-- safa:table (\S+) -->", document.read_text(encoding="utf-8"))
-    assert markers
-    assert set(markers) == {path.stem for path in RESULTS}
+def test_the_results_page_has_the_table_of_every_file_and_the_readme_of_some():
+    readme_s, page_s = (markers(document) for document in DOCUMENTS)
+    assert page_s == {path.stem for path in RESULTS}
+    assert readme_s
+    assert readme_s <= page_s
+
+
+def test_the_chart_of_the_trade_is_drawn_from_the_committed_lines(tmp_path):
+    sources = [line for name in ("cifar100", "controls") for line in lines.read(ROOT / "results" / f"{name}.jsonl")]
+    drawn = write_tradeoff(sources, tmp_path / "tradeoff.svg")
+    assert drawn.read_text(encoding="utf-8") == (ROOT / "docs" / "tradeoff.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)

@@ -131,6 +131,7 @@ def report(
     paths: list[str],
     output: str | None,
     baseline: str | None,
+    tradeoff: str | None,
     markdown: bool,
     into: str | None,
     imbalance_factor: float | None,
@@ -139,17 +140,23 @@ def report(
     """Tables of lines or of the paper, a page of run folders, the tables of a text file, or titles of recipes."""
     named = [path for path in paths if _is_paper_table(path)]
     if recipes is not None:
-        if named or markdown or any((output, baseline, into, imbalance_factor)):
+        if named or markdown or any((output, baseline, tradeoff, into, imbalance_factor)):
             raise UserError("--recipes writes first lines of recipes and nothing else; give it result lines alone")
         _retitle(Path(recipes), _lines(paths or [_results_folder()]))
     elif named:
-        if output is not None or baseline is not None:
-            raise UserError(f"{named[0]} has neither a page nor a baseline; leave --output and --baseline out")
+        if any((output, baseline, tradeoff)):
+            raise UserError(
+                f"{named[0]} has no page, baseline or trade-off; leave --output, --baseline and --tradeoff out"
+            )
         _report_paper(named, [path for path in paths if path not in named], markdown, into, imbalance_factor)
     elif imbalance_factor is not None:
         raise UserError("--imbalance_factor chooses columns of a table of the paper; name one, such as table1")
     elif not paths:
         raise UserError("name run folders, files of result lines, or a table of the paper such as table1")
+    elif tradeoff is not None:
+        from safa.report.tradeoff import write_tradeoff
+
+        _say(f"chart: {write_tradeoff(_lines(paths), tradeoff)}")
     elif into is not None:
         _fill(Path(into), {Path(path).stem: _markdown_of(path) for path in paths})
     else:

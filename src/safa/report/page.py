@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from safa.files import write_atomically
@@ -12,6 +11,7 @@ from safa.report.headline import headline
 from safa.report.markup import escaped
 from safa.report.runs import read_run
 from safa.report.sections import SECTIONS
+from safa.report.svg import style_sheet
 
 
 def write_page(runs: Sequence[Path | str], output: Path | str, baseline: str | None = None) -> Path:
@@ -46,7 +46,7 @@ def render(comparison: Comparison) -> str:
         f'<section id="{section.anchor}"><h2>{section.title}</h2>{section.body(comparison)}</section>\n'
         for section in SECTIONS
     )
-    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    style = style_sheet("colours.css") + style_sheet("page.css")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable
 from hashlib import sha256
+from importlib import resources
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -105,6 +106,20 @@ def _rounded(numbers: str) -> str:
 def shortened(text: str, most: int) -> str:
     """The text, cut to ``most`` characters where it is longer."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def style_sheet(name: str) -> str:
+    """The text of a style sheet of this package."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def standalone(svg: str, description: str) -> str:
+    """An inline SVG as a file of its own: with the page's colours, by day and by night, and what it shows in words."""
+    font = 'text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }'
+    head = f"<title>{html.escape(description)}</title><style>{style_sheet('colours.css')}{font}</style>"
+    opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img"'
+    inline = re.compile(r'<svg class="chart" (viewBox="[^"]*") aria-hidden="true">')
+    return inline.sub(lambda match: f"{opening} {match[1]}>{head}", svg, count=1) + "\n"
 
 
 def responsive(draw: Callable[[int], str], description: str) -> str:

@@ -1,0 +1,111 @@
+"""Accuracy of frequent classes against that of rarer ones: who moves the trade between them, and who moves along it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from safa.errors import UserError
+from safa.files import write_atomically
+from safa.report.lines import Line
+from safa.report.rows import Row, summarise
+from safa.report.svg import MARKERS, WIDE, blank, colour, standalone, themed
+
+_SETTING = re.compile(r"(?P<method>.*) \[(?P<knob>[^\]]*?)\s*(?P<value>-?\d+(?:\.\d+)?)\]")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rows that differ by one setting, after the row they vary; or a single row.
+
+    Attributes:
+        name: of the method and the setting.
+        rows: by increasing value of the setting.
+        values: of the setting, as the methods write them; empty for the row that is varied.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    values: tuple[str, ...]
+
+
+def write_tradeoff(lines: Sequence[Line], output: Path | str) -> Path:
+    """Draw accuracy on medium- and few-shot classes against that on many-shot ones, as an SVG file.
+
+    Rows named ``METHOD [SETTING VALUE]``, such as ``LDAM-DRW [adjusted 0.5]``, become a curve that starts at the row
+    of the method.
+
+    Args:
+        lines: of one data set, imbalance factor and network.
+        output: the SVG file, replaced as a whole.
+
+    Raises:
+        UserError: if there is no line with all three groups of classes, or lines of several data sets, or the file
+            cannot be written.
+    """
+    rows = [row for row in summarise(lines) if row.many and row.medium and row.few]
+    if not rows:
+        raise UserError("no line has an error of many-, medium- and few-shot classes, so there is no trade to draw")
+    places = {(row.dataset, row.imbalance_factor, row.model) for row in rows}
+    if len(places) > 1:
+        named = "; ".join(f"{data}, factor {factor:g}, {model}" for data, factor, model in sorted(places))
+        raise UserError(f"a trade is drawn of one data set, factor and network, got {named}; name files of one")
+    dataset, factor, model = places.pop()
+    described = f"Accuracy of rarer classes against that of many-shot classes: {dataset}, factor {factor:g}, {model}"
+    write_atomically(Path(output), standalone(_drawn(curves(rows), WIDE), described).encode())
+    return Path(output)
+
+
+def curves(rows: Sequence[Row]) -> list[Curve]:
+    """Rows joined by what they vary; a method that is varied has no point of its own beside its curves."""
+    varied: dict[tuple[str, str], list[tuple[float, str, Row]]] = {}
+    single: dict[str, Row] = {}
+    for row in rows:
+        found = _SETTING.fullmatch(row.label)
+        if found:
+            entry = float(found["value"]), found["value"], row
+            varied.setdefault((found["method"], found["knob"]), []).append(entry)
+        else:
+            single[row.label] = row
+    joined = []
+    for (method, knob), entries in varied.items():
+        start = [(single[method], "")] if method in single else []
+        points = start + [(row, value) for _, value, row in sorted(entries, key=lambda entry: entry[0])]
+        joined.append(Curve(f"{method}, {knob}".rstrip(", "), *zip(*points, strict=True)))
+    starts = {method for method, _ in varied}
+    return joined + [Curve(name, (row,), ("",)) for name, row in single.items() if name not in starts]
+
+
+@themed
+def _drawn(drawn: Sequence[Curve], width: int) -> Figure:
+    figure = blank(width, 330 + 18 * -(-len(drawn) // 3))
+    panels = figure.subplots(1, 2)
+    for axes, group in zip(panels, ("medium", "few"), strict=True):
+        for number, curve in enumerate(drawn):
+            _trace(axes, curve, group, number)
+        axes.set(xlabel="accuracy on many-shot classes, %", title=f"accuracy on {group}-shot classes, %")
+        axes.grid(True)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+def _trace(axes: Any, curve: Curve, group: str, number: int) -> None:
+    """A filled marker on the row itself, hollow ones where its setting is changed."""
+    ink = colour(f"method-{number % 8}")
+    marker = MARKERS[(number + number // 8) % len(MARKERS)]  # so that no two of 64 look alike
+    points = [(_accuracy(row, "many"), _accuracy(row, group)) for row in curve.rows]
+    axes.plot(*zip(*points, strict=True), color=ink, linewidth=1.2, marker=marker, markersize=5, label=curve.name)
+    for point, value in zip(points, curve.values, strict=True):
+        if value:
+            axes.plot(*point, marker=marker, markersize=5, color=ink, markerfacecolor=colour("paper"))
+            axes.annotate(value, point, xytext=(5, 3), textcoords="offset points", fontsize=9, color=colour("muted"))
+
+
+def _accuracy(row: Row, group: str) -> float:
+    return 100 - float(getattr(row, group).mean)
