@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 
 from safa import __version__, checkpoint, evaluate, runs
@@ -356,3 +358,17 @@ def test_a_folder_that_is_no_run_is_called_so(lacking, copied):
 def test_the_job_of_a_run_is_what_it_was_made_for(tiny_run, tiny_recipe):
     assert runs.job_of(tiny_run) == Job("tiny", tiny_recipe, tiny_run)
     assert runs.job_of(tiny_run, root="a b").recipe.data.root == "a b"
+
+
+# --- several processes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, UserError("a mistake")])
+def test_a_group_of_processes_is_left_whatever_happens(error):
+    with pytest.raises(UserError) if error else nullcontext(), runs.processes():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        if error:
+            raise error
+    assert not dist.is_initialized()
+    with runs.processes():  # without a group there is nothing to leave
+        pass

@@ -35,7 +35,7 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
         options["out"] = Path(resume).parent
     # A slip of the pen is told before torch is imported.
     name, chosen = ("", None) if recipe is None else _recipe(recipe, options, seed)
-    from safa.runs import Job, job_of, run
+    from safa.runs import Job, job_of, processes, run
     from safa.train import Stopped
 
     if chosen is None:
@@ -43,7 +43,8 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     else:
         job = Job(name, chosen, _folder(name, chosen, options), tuple(options["set"]))
     try:
-        line = run(job, _machine(options))
+        with processes():
+            line = run(job, _machine(options))
     except Stopped as stopped:
         _say(f"{stopped}; go on with: safa train --resume {shlex.quote(str(job.folder))}")
         return 128 + stopped.signal_number
@@ -57,14 +58,15 @@ def compare(recipes: list[str], seeds: str, **options: Any) -> int:
     # A slip of the pen is told before torch is imported.
     named = [_recipe(given, options, seed) for seed in _seeds(seeds) for given in recipes]
     from safa.report import tables
-    from safa.runs import Job
+    from safa.runs import Job, processes
     from safa.runs import compare as run_all
     from safa.train import Stopped
 
     changes = tuple(options["set"])
     jobs = [Job(name, recipe, _folder(name, recipe, options), changes) for name, recipe in named]
     try:
-        lines = run_all(jobs, _machine(options))
+        with processes():
+            lines = run_all(jobs, _machine(options))
     except Stopped as stopped:
         _say(f"{stopped}; the same command goes on from there")
         return 128 + stopped.signal_number

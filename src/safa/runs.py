@@ -6,7 +6,8 @@ import datetime
 import io
 import json
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,16 @@ def _load_each_once(jobs: Sequence[Job], machine: Machine) -> dict[str, LongTail
         if key not in loaded:
             loaded[key] = _load(job.recipe.data, machine)
     return loaded
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Leave the group of processes that a distributed run forms; at the interpreter's end its threads may abort."""
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
