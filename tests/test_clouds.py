@@ -18,7 +18,7 @@ from safa.train import Trainer
 def trainer(tiny_recipe, tiny_data, tmp_path_factory) -> Trainer:
     stages = tuple(replace(stage, epochs=1) for stage in tiny_recipe.stages)
     short = replace(tiny_recipe, stages=stages)
-    made = Trainer(short, tiny_data, tmp_path_factory.mktemp("run"), runs._accelerator(short, runs.Machine()))
+    made = Trainer(short, tiny_data, tmp_path_factory.mktemp("run"), runs.accelerator_for(short, runs.Machine()))
     made.run()
     return made
 
@@ -85,7 +85,7 @@ def test_looking_twice_gives_the_same_features(found, trainer):
 
 def test_without_an_augmenter_there_are_no_generated_rows(tiny_recipe, tiny_data, tmp_path):
     plain = replace(tiny_recipe, stages=(recipe.Stage(1),))
-    trainer = Trainer(plain, tiny_data, tmp_path, runs._accelerator(plain, runs.Machine()))
+    trainer = Trainer(plain, tiny_data, tmp_path, runs.accelerator_for(plain, runs.Machine()))
     trainer.run()
     assert set(clouds.features(trainer)["kind"]) == {REAL, TEST}
 

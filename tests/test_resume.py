@@ -87,7 +87,7 @@ def _assert_same(first: object, second: object, where: str) -> None:
 
 def train(recipe: recipes.Recipe, data: dataset.LongTailed, folder: Path, at: int = 0) -> bool:
     """Train, or go on, and stop after ``at`` steps; whether the run was stopped."""
-    trainer = Trainer(recipe, data, folder, runs._accelerator(recipe, runs.Machine()), progress=Interrupting(at))
+    trainer = Trainer(recipe, data, folder, runs.accelerator_for(recipe, runs.Machine()), progress=Interrupting(at))
     try:
         trainer.run()
     except Stopped:
@@ -175,7 +175,7 @@ def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_start
 
 def test_a_stop_in_an_epochs_last_step_keeps_the_epoch_as_a_whole(tiny_recipe, tiny_data, tmp_path):
     trainer = Trainer(
-        tiny_recipe, tiny_data, tmp_path, runs._accelerator(tiny_recipe, runs.Machine()), progress=Interrupting(STEPS)
+        tiny_recipe, tiny_data, tmp_path, runs.accelerator_for(tiny_recipe, runs.Machine()), progress=Interrupting(STEPS)
     )
     with pytest.raises(Stopped, match="^stopped after epoch 0$"):
         trainer.run()
@@ -186,7 +186,7 @@ def test_a_stop_in_an_epochs_last_step_keeps_the_epoch_as_a_whole(tiny_recipe, t
 def test_a_stop_during_the_last_evaluation_is_heard(tiny_recipe, tiny_data, tmp_path, monkeypatch):
     """Else the next run of a comparison would start."""
     recipe = replace(tiny_recipe, stages=tiny_recipe.stages[:1])
-    trainer = Trainer(recipe, tiny_data, tmp_path, runs._accelerator(recipe, runs.Machine()))
+    trainer = Trainer(recipe, tiny_data, tmp_path, runs.accelerator_for(recipe, runs.Machine()))
     evaluation = trainer._evaluation
 
     def interrupted():

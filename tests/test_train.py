@@ -92,7 +92,7 @@ def make(tiny_data, tmp_path):
     def build(*stages: Stage, data=tiny_data, kind=Watched, folder=tmp_path, **options) -> Watched:
         settings = {"model": RESNET8, "batch_size": 16, "schedule": CONSTANT, **options}
         recipe = Recipe("x", stages, data.spec, **settings)
-        return kind(recipe, data, folder, runs._accelerator(recipe, runs.Machine()))
+        return kind(recipe, data, folder, runs.accelerator_for(recipe, runs.Machine()))
 
     return build
 
@@ -538,7 +538,7 @@ def test_tensorboard_gets_what_the_log_has(tiny_data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe = Recipe("x", (Stage(2),), tiny_data.spec, RESNET8, batch_size=64)
-    trainer = Trainer(recipe, tiny_data, tmp_path, runs._accelerator(recipe, runs.Machine()), track=True)
+    trainer = Trainer(recipe, tiny_data, tmp_path, runs.accelerator_for(recipe, runs.Machine()), track=True)
     trainer.run()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

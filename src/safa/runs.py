@@ -88,7 +88,7 @@ def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Ite
         line: dict[str, Any] = json.loads(finished.read_text())
         return line
     data = data or _load(job.recipe.data, machine)
-    accelerator = _accelerator(job.recipe, machine)
+    accelerator = accelerator_for(job.recipe, machine)
     if accelerator.is_main_process:
         _describe(job, data)
     trainer = Trainer(
@@ -123,7 +123,7 @@ def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
     if machine.cache is None:
         raise UserError("compare needs a cache folder, since it trains shared epochs once; pass --cache")
     loaded = _load_each_once(jobs, machine)
-    forks = forks_of(jobs, loaded, _accelerator(jobs[0].recipe, machine).num_processes)
+    forks = forks_of(jobs, loaded, accelerator_for(jobs[0].recipe, machine).num_processes)
     total = sum(job.recipe.epochs for job in jobs)
     results = []
     for job in jobs:
@@ -171,7 +171,7 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     if split == "validation" and data.validation is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
     state = checkpoint.load(folder / CHECKPOINT)
-    accelerator = _accelerator(replace(job.recipe, precision="float32"), Machine())  # fp16 would want a GPU
+    accelerator = accelerator_for(replace(job.recipe, precision="float32"), Machine())  # fp16 would want a GPU
     trainer = Trainer(job.recipe, data, folder, accelerator, progress=Progress(False))
     trainer.model.load_state_dict(state["model"])
     figures = _figures(trainer.predict(split), data)
@@ -217,7 +217,7 @@ def _load_each_once(jobs: Sequence[Job], machine: Machine) -> dict[str, LongTail
     return loaded
 
 
-def _accelerator(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
+def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
     if machine.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device must be auto, cpu or cuda, got {machine.device!r}")
     if machine.device == "cuda" and not torch.cuda.is_available():

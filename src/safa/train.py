@@ -112,19 +112,9 @@ class Trainer:
                     raise Stopped(f"stopped after epoch {epoch.index}", stop)
 
     def _train_epoch(self, epoch: Epoch, stop: StopRequest) -> None:
-        self.plug.train()
-        assembly.train_mode(self.model, epoch.stage.trainable)
-        for group in self.optimizer.param_groups:
-            group["lr"] = epoch.lr * group["lr_scale"]
-        steps = self.batches.epoch(epoch.index, self.step)
         self.progress.epoch(epoch.index, len(self.batches), self.step)
-        if self.reweighter is not None:
-            self.meta_batches = self._meta_batches(epoch.index * len(self.batches) + self.step)
         started = time.perf_counter()
-        for images, labels in steps:
-            self._train_step(epoch, images, labels)
-            self.step += 1
-            self.sums.images += len(images) * self.accelerator.num_processes
+        for _ in self.steps(epoch):
             self.progress.step(self.sums.images)
             # After the last step the epoch is whole; it is kept as such before the run stops.
             if self.step < len(self.batches) and self._agreed(stop):
@@ -133,6 +123,20 @@ class Trainer:
                 self._save(epoch)
                 raise Stopped(f"stopped in epoch {epoch.index} after step {self.step - 1}", stop)
         self.sums.seconds += time.perf_counter() - started
+
+    def steps(self, epoch: Epoch) -> Iterator[None]:
+        """Train the epoch from the step in hand on, a step for every item; its stage must have been entered."""
+        self.plug.train()
+        assembly.train_mode(self.model, epoch.stage.trainable)
+        for group in self.optimizer.param_groups:
+            group["lr"] = epoch.lr * group["lr_scale"]
+        if self.reweighter is not None:
+            self.meta_batches = self._meta_batches(epoch.index * len(self.batches) + self.step)
+        for images, labels in self.batches.epoch(epoch.index, self.step):
+            self._train_step(epoch, images, labels)
+            self.step += 1
+            self.sums.images += len(images) * self.accelerator.num_processes
+            yield
 
     def _train_step(self, epoch: Epoch, images: Tensor, labels: Tensor) -> None:
         # Dropout and SAFA's pairing draw from the global generator; set per step, a run resumes at any step.
@@ -192,6 +196,13 @@ class Trainer:
             self._sampler(stage)
             self._augmenter(stage.augmenter, 0)
             self._reweighter(stage, 0)
+
+    def enter(self, stage_index: int) -> Epoch:
+        """Begin one stage after the other up to this one without a step in between; returns its first epoch."""
+        begun = [epoch for epoch in self.plan if epoch.first and epoch.stage_index <= stage_index]
+        for epoch in begun:
+            self._enter(epoch)
+        return begun[-1]
 
     def _enter(self, epoch: Epoch, resumed: bool = False) -> None:
         """Build what the stage names; carry on with what it has in common with the stage before."""

@@ -5,7 +5,6 @@ What holds for every augmenter is in ``tests/conformance/test_augmenters.py``.
 
 from __future__ import annotations
 
-import io
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from safa.augmenters.feature_transfer import FeatureTransfer, leading_projection
 from safa.errors import UserError
-from safa.types import Augmented, Augmenter
+from safa.types import Augmented
 
 COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4
 LABELS = [1, 0, 3, 1, 2, 3, 0, 1]
@@ -200,7 +199,7 @@ def test_a_batch_without_head_leaves_the_covariance_as_it_was():
     assert torch.equal(module.covariance, before)
 
 
-# --- layouts, precision, state -----------------------------------------------------------------------------
+# --- layouts, precision, mistakes --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["tokens", "vector"])
@@ -223,19 +222,6 @@ def test_under_bf16_autocast_statistics_stay_float32(entering):
     assert torch.equal(out.features[:8], features)
     assert torch.equal(out.features, run(plain, features).features)
     assert torch.equal(module.covariance, plain.covariance)
-
-
-def test_state_with_the_step_counter_survives_a_weights_only_round_trip():
-    module, loaded, file = augmenter(refresh_every=3), augmenter(refresh_every=3), io.BytesIO()
-    for step in range(2):
-        run(module, maps(seed=step))
-    torch.save(module.state_dict(), file)
-    file.seek(0)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    for step in range(2, 5):  # the refresh at step 3 is among them
-        assert torch.equal(run(loaded, maps(seed=step)).features, run(module, maps(seed=step)).features)
-    assert loaded.steps == module.steps == 5
-    assert isinstance(module, Augmenter)
 
 
 def test_the_seed_fixes_the_classes():

@@ -35,12 +35,12 @@ from safa import assembly, evaluate, library, runs
 from safa import recipe as recipes
 from safa.data.dataset import LongTailed
 from safa.deploy.export import export
-from safa.deploy.network import load_run
+from safa.deploy.network import Deployed, load_run
 from safa.plan import epochs_of
 from safa.recipe import Named, Recipe
-from safa.train import CHECKPOINT, Trainer
+from safa.train import CHECKPOINT, Stopped, Trainer
 from tests.conformance.toy import CLASSES, OLD_OF_NEW, data, draws_of_old_names, hooks_of, renamed_data, renamed_rows
-from tests.test_resume import assert_same_state, train
+from tests.test_resume import Interrupting, assert_same_state
 
 ROWS = library.folder() / "table1" / "cifar100"
 BATCH = 20  # five batches of 98 images
@@ -132,6 +132,10 @@ class Method:
         return self.run(Watched, self.recipe, self.data, "whole")
 
     @cached_property
+    def deployed(self) -> Deployed:
+        return load_run(self.whole.folder)
+
+    @cached_property
     def renamed(self) -> Trainer:
         with draws_of_old_names():
             return self.run(Renamed, self.recipe, renamed_data(self.data), "renamed")
@@ -155,7 +159,7 @@ class Method:
         trunk = replace(recipe, stages=recipe.stages[:last])
         key = epochs_of(trunk, images.facts())[-1].key
         if key not in self.trunks:
-            made = trained(kind, trunk, images, folder.with_name(f"before {folder.name}"), {})
+            made = trained(kind, trunk, images, folder.with_name(f"before {folder.name}"))
             self.trunks[key] = made.folder / CHECKPOINT, made.noted
         path, noted = self.trunks[key]
         folder.mkdir()
@@ -163,9 +167,13 @@ class Method:
         return noted
 
 
-def trained(kind: type[Trainer], recipe: Recipe, images: LongTailed, folder: Path, noted: Noted) -> Trainer:
-    trainer = kind(recipe, images, folder, runs._accelerator(recipe, runs.Machine()))
-    trainer.noted = dict(noted)
+def trained(
+    kind: type[Trainer], recipe: Recipe, images: LongTailed, folder: Path, noted: Noted | None = None, at: int = 0
+) -> Trainer:
+    """A trainer that has run, on from what is in its folder; asked to stop after ``at`` steps, if any."""
+    accelerator = runs.accelerator_for(recipe, runs.Machine(device="cpu"))
+    trainer = kind(recipe, images, folder, accelerator, progress=Interrupting(at))
+    trainer.noted = dict(noted or {})
     trainer.run()
     return trainer
 
@@ -222,8 +230,9 @@ def test_gradients_reach_in_every_stage_all_that_it_trains(method):
 def test_stopped_in_the_middle_of_a_stage_and_resumed_it_ends_with_the_same_bits(method):
     folder = method.folder / "stopped"
     method.start(Watched, method.recipe, method.data, folder)
-    assert train(method.recipe, method.data, folder, at=3)
-    assert not train(method.recipe, method.data, folder)
+    with pytest.raises(Stopped, match="stopped in epoch .* after step 2"):
+        trained(Trainer, method.recipe, method.data, folder, at=3)
+    trained(Trainer, method.recipe, method.data, folder)
     assert_same_state(folder, method.whole.folder)
 
 
@@ -251,9 +260,9 @@ def test_predictions_are_the_same_bits_twice_and_those_of_the_run_folder(method)
     torch.manual_seed(1)
     second = vars(trainer.predict("test"))
     assert all(np.array_equal(values, second[name]) for name, values in first.items())
-    deployed, images = load_run(trainer.folder), torch.from_numpy(method.data.source.test.images).float() / 255
-    found = deployed.probabilities(images)
-    assert torch.equal(found, deployed.probabilities(images))
+    images = torch.from_numpy(method.data.source.test.images).float() / 255
+    found = method.deployed.probabilities(images)
+    assert torch.equal(found, method.deployed.probabilities(images))
     torch.testing.assert_close(found, probabilities(trainer), rtol=1e-4, atol=1e-5)
 
 
@@ -263,7 +272,7 @@ def test_nothing_of_it_is_left_in_the_exported_network(method):
     bare = assembly.network(recipes.Model(Named("resnet8"), head), CLASSES, seed=0)
     assert [name for name, _ in trainer.model.named_modules()] == [name for name, _ in bare.named_modules()]
     assert hooks_of(trainer.model) == []
-    written = export(load_run(trainer.folder), "safetensors", method.folder / "network.safetensors")
+    written = export(method.deployed, "safetensors", method.folder / "network.safetensors")
     with safe_open(written.path, "pt") as file:
         assert set(file.keys()) == set(bare.state_dict())
         said = file.metadata()

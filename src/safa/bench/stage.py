@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
 from torch import nn
 
-from safa import assembly
 from safa import recipe as recipes
 from safa.bench import setting as settings
 from safa.bench.methods import Method
 from safa.bench.setting import Setting
 from safa.bench.turns import seconds_of
-from safa.plan import Epoch
-from safa.runs import Machine, _accelerator
+from safa.runs import Machine, accelerator_for
 from safa.train import Trainer
 
 
@@ -31,9 +28,10 @@ class Stage:
     def __init__(self, setting: Setting, method: Method) -> None:
         recipe = _adapted(method.recipe, setting)
         self.device = setting.device
-        self.trainer = Trainer(recipe, settings.long_tailed(recipe.data), Path(), accelerator(recipe, setting))
-        self.epoch = _entered(self.trainer, method.stage)
-        self.steps = _endless(self.trainer, self.epoch)
+        accelerator = accelerator_for(recipe, Machine(setting.device.type))
+        self.trainer = Trainer(recipe, settings.long_tailed(recipe.data), Path(), accelerator)
+        self.epoch = self.trainer.enter(method.stage)
+        self.steps = self._endless()
 
     @property
     def network(self) -> nn.Module:
@@ -46,36 +44,13 @@ class Stage:
     def step(self) -> None:
         next(self.steps)
 
-
-def accelerator(recipe: recipes.Recipe, setting: Setting) -> Accelerator:
-    """What the commands would train with."""
-    return _accelerator(recipe, Machine(setting.device.type))
+    def _endless(self) -> Iterator[None]:
+        while True:
+            self.trainer.step = 0
+            yield from self.trainer.steps(self.epoch)
 
 
 def _adapted(recipe: recipes.Recipe, setting: Setting) -> recipes.Recipe:
     model = replace(recipe.model, backbone=recipes.Named(setting.model))
     precision: recipes.Precision = "bf16" if setting.precision == "bf16" else "float32"
     return replace(recipe, model=model, batch_size=setting.batch_size, precision=precision)
-
-
-def _entered(trainer: Trainer, stage: int) -> Epoch:
-    """Begin one stage after the other up to the one that is wanted, without a step in between."""
-    begun = [epoch for epoch in trainer.plan if epoch.first and epoch.stage_index <= stage]
-    for epoch in begun:
-        trainer._enter(epoch)
-    return begun[-1]
-
-
-def _endless(trainer: Trainer, epoch: Epoch) -> Iterator[None]:
-    while True:
-        trainer.step = 0
-        trainer.plug.train()
-        assembly.train_mode(trainer.model, epoch.stage.trainable)
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = epoch.lr * group["lr_scale"]
-        if trainer.reweighter is not None:
-            trainer.meta_batches = trainer._meta_batches(epoch.index * len(trainer.batches))
-        for images, labels in trainer.batches.epoch(epoch.index):
-            trainer._train_step(epoch, images, labels)
-            trainer.step += 1
-            yield
