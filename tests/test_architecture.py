@@ -22,6 +22,7 @@ ROWS = [
     {"classes", "recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
     {"evaluate", "clouds"},
+    {"diagnosis"},
     {"train"},
     {"runs", "deploy"},
     {"bench"},

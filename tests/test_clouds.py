@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from safa import clouds, recipe, runs
 from safa.clouds import GENERATED, REAL, TEST, chosen_classes
 from safa.train import Trainer
+from safa.types import Augmented
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,38 @@ def test_looking_changes_neither_network_nor_augmenter(trainer):
     for first, second in zip(before, after, strict=True):
         assert all(torch.equal(first[key], second[key]) for key in first)
     assert not trainer.model.fc._forward_pre_hooks
+
+
+class Twice(nn.Module):
+    """Every row once more, moved by one."""
+
+    active, learns_while_idle = True, False
+
+    def forward(self, features: Tensor, labels: Tensor) -> Augmented:
+        return Augmented(torch.cat([features, features + 1]), torch.cat([labels, labels]), features.new_zeros(()))
+
+
+def test_rows_are_those_of_the_images_and_then_those_made_of_them(trainer, monkeypatch):
+    images, labels = trainer.images_of(trainer.data.train, np.arange(5))
+    alone = clouds.look(trainer, images, labels)
+    entered: list[Tensor] = []
+    with trainer.model.layer3.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])), torch.no_grad():
+        logits = trainer.model.eval()(images)
+    torch.testing.assert_close(alone.layer, entered[0].mean((2, 3)))
+    torch.testing.assert_close(trainer.model.fc(alone.classifier), logits)
+    assert torch.equal(alone.predictions, logits.argmax(1))
+    both = clouds.look(trainer, images, labels, Twice())
+    torch.testing.assert_close(both.layer, torch.cat([alone.layer, alone.layer + 1]))
+    torch.testing.assert_close(both.classifier[:5], alone.classifier)
+    assert both.labels.tolist() == 2 * labels.tolist()
+    idle = Twice()
+    idle.active = False
+    assert torch.equal(clouds.look(trainer, images, labels, idle).layer, alone.layer)
+    # Before the classifier itself, both places are one.
+    monkeypatch.setattr(trainer, "plug_before", "fc")
+    both = clouds.look(trainer, images, labels, Twice())
+    torch.testing.assert_close(both.classifier, torch.cat([alone.classifier, alone.classifier + 1]))
+    assert torch.equal(both.layer, both.classifier)
 
 
 def test_looking_twice_gives_the_same_features(found, trainer):

@@ -71,7 +71,8 @@ class Repeat(nn.Module):
         if not self.active:
             return Augmented(features, labels, 0 * self.scale)
         rows = torch.cat([features, self.scale * features[:3]])
-        return Augmented(rows, torch.cat([labels, labels[:3]]), self.scale**2, {"scale": self.scale.detach()})
+        terms, diagnostics = {"scale": self.scale.detach()}, {"watched": torch.tensor(7.0)}
+        return Augmented(rows, torch.cat([labels, labels[:3]]), self.scale**2, terms, diagnostics)
 
 
 class Reverse(nn.Module):
@@ -165,11 +166,12 @@ def test_labels_match_logits_and_generated_ones_are_of_tail_classes():
     assert set(out.labels[B:].tolist()) <= {2, 3, 4}
 
 
-def test_loss_and_terms_are_those_of_the_augmenter():
+def test_loss_terms_and_diagnostics_are_those_of_the_augmenter():
     augmenter = Repeat()
     out = plugged(augmenter)(images(), LABELS)
     assert out.loss.item() == 4
     assert out.terms == {"scale": torch.tensor(2.0)}
+    assert out.diagnostics == {"watched": torch.tensor(7.0)}
     out.loss.backward()
     assert augmenter.scale.grad.item() == 4
 

@@ -1,4 +1,4 @@
-"""Sums of loss terms: means over the steps a term occurred in, broken terms by name, exact in a checkpoint."""
+"""Sums of terms and diagnostics: means over the steps they occurred in, broken terms by name, exact in a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,4 +30,30 @@ def test_sums_survive_a_checkpoint_exactly():
     sums = Sums()
     for value in torch.rand(50):
         sums.add({"a": value}, value)
+        sums.watch({"b": 1 - value, "c": value.sqrt()})
     assert Sums.of(sums.state()).means() == sums.means()
+    assert Sums.of(sums.state()).state() == sums.state()
+
+
+def test_sums_of_an_earlier_version_hold_no_diagnostics_and_go_on():
+    sums = Sums()
+    sums.add({"a": torch.tensor(1.0)}, torch.tensor(1.0))
+    earlier = {key: value for key, value in sums.state().items() if key != "diagnostics"}
+    restored = Sums.of(earlier)
+    assert restored.means() == sums.means()
+    restored.watch({"b": torch.tensor(2.0)})
+    assert restored.means()["diagnostics"] == {"b": 2.0}
+
+
+def test_means_of_a_diagnostic_leave_out_steps_that_had_nothing_to_measure():
+    sums = Sums()
+    for value in (1.0, math.nan, 3.0, math.inf, -math.inf):
+        sums.watch({"some": torch.tensor(value), "none": torch.tensor(math.nan)})
+    assert sums.means()["diagnostics"] == {"some": 2.0, "none": None}
+
+
+def test_a_broken_diagnostic_is_no_broken_term():
+    sums = Sums()
+    sums.add({"a": torch.tensor(1.0)}, torch.tensor(1.0))
+    sums.watch({"b": torch.tensor(math.nan)})
+    assert sums.broken() is None

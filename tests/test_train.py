@@ -535,7 +535,7 @@ def test_a_full_disk_stops_the_run_and_loses_no_earlier_checkpoint(make, monkeyp
 # --- what is written ---------------------------------------------------------------------------------------
 
 
-def test_the_log_has_a_line_per_epoch_with_every_term_of_eq_1(trained):
+def test_the_log_has_a_line_per_epoch_with_every_term_of_eq_1_and_the_diagnostics(trained):
     safa = Stage(1, loss=Named("ldam"), sampler=Named("pairs"), augmenter=SAFA)
     trainer = trained(Stage(2, loss=Named("ldam"), evaluate_every=2), safa)
     log = [json.loads(line) for line in (trainer.folder / "log.jsonl").read_text().splitlines()]
@@ -549,6 +549,15 @@ def test_the_log_has_a_line_per_epoch_with_every_term_of_eq_1(trained):
         "mode_seeking_tail",
         "mode_seeking_head",
         "contrastive",
+    }
+    assert log[0]["diagnostics"] == log[1]["diagnostics"] == {}
+    assert set(log[2]["diagnostics"]) == {
+        "delta_size",
+        "delta_cosine",
+        "pair_accuracy_real",
+        "pair_accuracy_generated",
+        "assigned_real",
+        "assigned_generated",
     }
     assert all(entry["images_per_second"] > 0 and entry["seconds"] > 0 for entry in log)
 

@@ -1,7 +1,9 @@
-"""Features of a few head and tail classes, real, generated and unseen: what Fig. 1 of the paper draws."""
+"""Features of rows real, generated and unseen; those of a few head and tail classes are what Fig. 1 draws."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from safa import assembly
 from safa.classes import head_classes
 from safa.plugin import PlugIn
+from safa.types import Augmented
 
 if TYPE_CHECKING:
     from safa.train import Trainer
@@ -19,6 +22,66 @@ if TYPE_CHECKING:
 REAL, GENERATED, TEST = 0, 1, 2
 HEAD_CLASSES, TAIL_CLASSES = 3, 2
 PER_CLASS = 100  # points of one class and kind
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that went through a network in evaluation mode.
+
+    Attributes:
+        labels, predictions: their classes, and those the network assigns, shape (n,).
+        layer: what enters the augmented layer, (n, c): its mean over positions, where it has any.
+        classifier: what enters the classifier, (n, d).
+    """
+
+    labels: Tensor
+    predictions: Tensor
+    layer: Tensor
+    classifier: Tensor
+
+    def take(self, index: Tensor | slice) -> Rows:
+        return Rows(*(values[index] for values in vars(self).values()))
+
+    @staticmethod
+    def joined(parts: Sequence[Rows]) -> Rows:
+        return Rows(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+class _Entering:
+    """Keeps what enters a layer, with what another augmenter adds to it while it is active."""
+
+    active, learns_while_idle = True, False
+
+    def __init__(self, augmenter: Any) -> None:
+        self.augmenter = augmenter
+
+    def __call__(self, features: Tensor, labels: Tensor) -> Augmented:
+        augmented = Augmented(features, labels, features.new_zeros(()))
+        if self.augmenter is not None and self.augmenter.active:
+            augmented = self.augmenter(features, labels)
+        rows = augmented.features.float()
+        positions = {3: (1,), 4: (2, 3)}.get(rows.dim())  # of tokens, of maps
+        self.rows = rows if positions is None else rows.mean(positions)
+        return augmented
+
+
+@torch.no_grad()
+def look(trainer: Trainer, images: Tensor, labels: Tensor, augmenter: Any = None) -> Rows:
+    """Rows of images, in order, and after them those that the augmenter makes of them; before the trainer's layer.
+
+    Network and augmenter stay in evaluation mode and unchanged.
+    """
+    entering = _Entering(augmenter)
+    plug = PlugIn(trainer.model, trainer.plug_before, entering).eval()
+    plug.training = True  # of this and the augmenter alone: rows are made, while no batch norm moves
+    if augmenter is not None:
+        augmenter.eval().training = True
+    with assembly.head_inputs(trainer.model) as seen:
+        output = plug(images, labels)
+    assert output.labels is not None
+    # Where the layer is the classifier itself, its input is seen before rows are added to it.
+    classifier = seen[0].float() if len(seen[0]) == len(output.labels) else entering.rows
+    return Rows(output.labels, output.logits.argmax(dim=1), entering.rows, classifier)
 
 
 def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
@@ -72,13 +135,9 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows the augmenter makes of these images; network and augmenter stay in evaluation mode and unchanged."""
-    plug = PlugIn(trainer.model, trainer.plug_before, trainer.augmenter).eval()
-    plug.training = trainer.augmenter.training = True  # of these two alone: they augment, while no batch norm moves
+    """Rows the augmenter makes of these images, at most ``PER_CLASS`` of one class."""
     torch.manual_seed(0)
-    with assembly.head_inputs(trainer.model) as seen:
-        output = plug(images, labels)
-    assert output.labels is not None
-    generated, names = seen[0][len(images) :], output.labels[len(images) :]
-    keep = torch.cat([(names == c).nonzero().squeeze(1)[:PER_CLASS] for c in names.unique()]) if len(names) else names
-    return generated[keep], names[keep]
+    made = look(trainer, images, labels, trainer.augmenter).take(slice(len(images), None))
+    chosen = [(made.labels == c).nonzero().squeeze(1)[:PER_CLASS] for c in torch.unique(made.labels)]
+    keep = torch.cat(chosen) if chosen else made.labels
+    return made.classifier[keep], made.labels[keep]

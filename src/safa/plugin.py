@@ -132,7 +132,7 @@ class PlugIn(nn.Module):
             )
         if len(logits) != len(result.labels):
             raise UserError(_inside_branch(str(self.before)))
-        return Output(logits, result.labels, result.loss, result.terms)
+        return Output(logits, result.labels, result.loss, result.terms, result.diagnostics)
 
     def _explain(self, error: RuntimeError, seen: list[Augmented], images: Tensor) -> None:
         """Say so when the rows that were added are what the network failed on."""

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import safa
-from safa import checkpoint, clouds, evaluate
+from safa import checkpoint, clouds, diagnosis, evaluate
 from safa import recipe as recipes
 from safa.checkpoint import StageCache
 from safa.data.dataset import LongTailed, load
@@ -278,10 +278,13 @@ def _essence(recipe: recipes.Recipe) -> Any:
 
 
 def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
-    """The result line; also leaves the predictions and the features behind it in the run's folder."""
+    """The result line; also leaves predictions, features and what generated rows are worth in the run's folder."""
     predicted = trainer.predict("test")
     _save_arrays(job.folder / "predictions.npz", vars(predicted))
     _save_arrays(job.folder / "features.npz", clouds.features(trainer))
+    diagnosed = diagnosis.diagnose(trainer)
+    if diagnosed is not None:
+        write_atomically(job.folder / "diagnostics.json", json.dumps(diagnosed).encode())
     figures = _figures(predicted, data)
     return {
         "recipe": job.name,

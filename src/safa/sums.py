@@ -10,17 +10,26 @@ from torch import Tensor
 
 
 class Sums:
-    """Running sums of the loss terms of one epoch; kept on the device, since reading one would wait for it."""
+    """Running sums of one epoch's loss terms and diagnostics; on the device, since reading one would wait for it."""
 
     def __init__(self) -> None:
         self.terms: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
+        self.diagnostics: dict[str, Tensor] = {}  # sum, and number of steps that are in it
         self.images, self.seconds = 0, 0.0
 
     def add(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         for name, value in {**terms, "loss": loss}.items():
             self.terms[name] = self.terms[name] + value.double() if name in self.terms else value.double()
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def watch(self, diagnostics: dict[str, Tensor]) -> None:
+        """Add what is only looked at. A value that is not finite is left out: a step may have nothing to measure."""
+        for name, value in diagnostics.items():
+            known = torch.isfinite(value)
+            pair = torch.stack([torch.where(known, value, 0.0), known]).double()
+            before = self.diagnostics.get(name)
+            self.diagnostics[name] = pair if before is None else before.to(pair.device) + pair
 
     def broken(self) -> str | None:
         """First term whose sum is not finite; the total comes last, for it is broken whenever another is."""
@@ -32,15 +41,30 @@ class Sums:
         means = {name: float(total) / self.counts[name] for name, total in self.terms.items()}
         loss = means.pop("loss", None)
         speed = self.images / self.seconds if self.seconds else None
-        return {"loss": loss, "terms": means, "images_per_second": speed, "seconds": self.seconds}
+        pairs = {name: pair.tolist() for name, pair in self.diagnostics.items()}
+        return {
+            "loss": loss,
+            "terms": means,
+            "diagnostics": {name: total / steps if steps else None for name, (total, steps) in pairs.items()},
+            "images_per_second": speed,
+            "seconds": self.seconds,
+        }
 
     def state(self) -> dict[str, Any]:
         terms = {name: float(total) for name, total in self.terms.items()}
-        return {"terms": terms, "counts": self.counts, "images": self.images, "seconds": self.seconds}
+        return {
+            "terms": terms,
+            "counts": self.counts,
+            "diagnostics": {name: pair.tolist() for name, pair in self.diagnostics.items()},
+            "images": self.images,
+            "seconds": self.seconds,
+        }
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Sums:
         sums = cls()
         sums.terms = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["terms"].items()}
+        watched = state.get("diagnostics", {})  # a checkpoint of an earlier version has none
+        sums.diagnostics = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in watched.items()}
         sums.counts, sums.images, sums.seconds = dict(state["counts"]), state["images"], state["seconds"]
         return sums

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from safa import assembly, checkpoint, evaluate, files
+from safa import assembly, checkpoint, diagnosis, evaluate, files
 from safa import recipe as recipes
 from safa.catalog import build
 from safa.data.batches import Batches, InOrder, Normalise
@@ -150,6 +150,7 @@ class Trainer:
             classification = (weights * classification).sum()
         loss = classification + output.loss
         self.sums.add({"classification": classification.detach(), **output.terms}, loss.detach())
+        self.sums.watch({**output.diagnostics, **diagnosis.assigned(output, len(images))})
         self._refuse_nan(epoch, loss)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
@@ -481,6 +482,7 @@ class Trainer:
             return
         terms = {f"train/{name}": value for name, value in entry["terms"].items()}
         figures = {"train/loss": entry["loss"], "train/lr": entry["lr"], **terms}
+        figures |= {f"diagnostics/{name}": value for name, value in entry.get("diagnostics", {}).items()}
         for split in ("test", "validation"):
             figures |= {f"{split}/{name}": value for name, value in (entry.get(split) or {}).items()}
         for name, value in figures.items():

@@ -21,12 +21,15 @@ class Augmented:
             probability per class, floating point, each row with sum 1.
         loss: scalar, the augmenter's own weighted loss; 0 when nothing was augmented.
         terms: name -> unweighted scalar of every term in ``loss``, detached, for logging.
+        diagnostics: name -> scalar of what is only looked at, detached, for logging. It is in no loss, and NaN where
+            the batch has nothing to measure it on.
     """
 
     features: Tensor
     labels: Tensor
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Output:
             rows were mixed or soft labels given; None when the call had no labels.
         loss: scalar to add to the classification loss (Eq. 1 without L_cls); 0 when idle.
         terms: name -> unweighted scalar, detached, for logging.
+        diagnostics: name -> scalar of what is only looked at, detached, for logging; as in ``Augmented``.
     """
 
     logits: Tensor
     labels: Tensor | None
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable

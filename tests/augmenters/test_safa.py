@@ -186,6 +186,64 @@ def test_a_tail_row_without_a_partner_gives_one_generated_row():
     assert set(out.terms) == set(TERMS) - {"mode_seeking_tail"}
 
 
+# --- diagnostics -------------------------------------------------------------------------------------------
+
+
+def test_an_identity_start_takes_the_raw_delta_of_the_head_pair():
+    features = maps([1, 1, 0])
+    found = run(augmenter().double(), features, [1, 1, 0]).diagnostics
+    i, j, t = features
+    assert found["delta_size"].item() == pytest.approx(((j - i).abs().sum() / t.abs().sum()).item())
+    assert found["delta_cosine"].item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("layout", ["map", "tokens", "vector"])
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_size_and_cosine_are_of_the_delta_before_and_after_d(start, layout):
+    safa, seen = trained(start=start, layout=layout), []
+    safa.delta_adapter.register_forward_hook(lambda _, given, made: seen.append((given[0].detach(), made.detach())))
+    features = {"map": maps(), "tokens": maps().flatten(2).transpose(1, 2), "vector": maps()[:, :, 0, 0]}[layout]
+    found = run(safa, features).diagnostics
+    given, made = seen[0]
+    size, of_tail, cosines = 0.0, 0.0, []
+    for delta, tail, adapted in zip(given[:, :3], given[:, 3:], made, strict=True):
+        adapted = adapted + delta if start == "identity" else adapted
+        a, b = delta.flatten().tolist(), adapted.flatten().tolist()
+        size += sum(abs(x) for x in b)
+        of_tail += sum(abs(x) for x in tail.flatten().tolist())
+        lengths = sum(x * x for x in a) ** 0.5 * sum(x * x for x in b) ** 0.5
+        cosines.append(sum(x * y for x, y in zip(a, b, strict=True)) / lengths)
+    assert found["delta_size"].item() == pytest.approx(size / of_tail)
+    assert found["delta_cosine"].item() == pytest.approx(sum(cosines) / len(cosines))
+
+
+def test_accuracy_of_q_weighs_same_class_pairs_and_others_alike():
+    compared = 0
+    for seed in range(6):
+        out, pairs, _, logits = seen_by_q(trained(seed=seed), maps(seed=seed), LABELS)
+        for name in ("real", "generated"):
+            right = {True: [], False: []}
+            for (i, j), logit in zip(pairs, logits.tolist(), strict=True):
+                if (i >= len(LABELS) or j >= len(LABELS)) == (name == "generated"):
+                    same = out.labels[i].item() == out.labels[j].item()
+                    right[same].append(100 * ((logit > 0) == same))
+            found = out.diagnostics[f"pair_accuracy_{name}"].item()
+            if right[True] and right[False]:
+                means = [sum(kind) / len(kind) for kind in right.values()]
+                assert found == pytest.approx(sum(means) / 2)
+                compared += 1
+            else:
+                assert np.isnan(found)
+    assert compared > 3
+
+
+def test_diagnostics_are_in_no_gradient_and_need_something_generated():
+    out = run(trained(), maps())
+    assert not any(value.requires_grad for value in out.diagnostics.values())
+    assert set(run(trained(contrastive=0.0), maps()).diagnostics) == {"delta_size", "delta_cosine"}
+    assert run(trained(), maps([1, 3, 0]), [1, 3, 0]).diagnostics == {}
+
+
 # --- the readings ------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,9 @@ def write_run(
     confidence = generator.uniform(0.2, 1, len(labels)).astype(np.float32)
     np.savez(folder / "predictions.npz", labels=labels, predictions=predictions, confidence=confidence)
     np.savez(folder / "features.npz", **features(counts, METHODS[method][2], generator))
+    if METHODS[method][2]:
+        found = diagnostics(result["groups"], np.random.default_rng(seed))
+        (folder / "diagnostics.json").write_text(json.dumps(found))
     for name in leave_out:
         (folder / name).unlink()
     return folder
@@ -148,7 +151,7 @@ def training_log(result, epochs, generates, generator) -> list[dict]:
             for key in ("error_many", "error_medium", "error_few")
         }
         error = result["error_last"] if epoch == epochs - 1 else float(result["error_last"] + above + noise)
-        terms = {"classification": float(4 * np.exp(-3 * progress) + 0.4)}
+        terms, watched = {"classification": float(4 * np.exp(-3 * progress) + 0.4)}, {}
         if late and generates:
             terms |= {
                 "cycle_reconstruction": float(5 * np.exp(-4 * (progress - 0.8)) + generator.normal(0, 0.05)),
@@ -156,6 +159,7 @@ def training_log(result, epochs, generates, generator) -> list[dict]:
                 "mode_seeking_head": float(0.9 + generator.normal(0, 0.02)),
                 "contrastive": float(0.69 - 0.5 * (progress - 0.8) + generator.normal(0, 0.01)),
             }
+            watched = {"delta_size": 1.4 - progress, "pair_accuracy_real": 50 + 20 * progress, "delta_cosine": None}
         log.append(
             {
                 "epoch": epoch,
@@ -163,6 +167,7 @@ def training_log(result, epochs, generates, generator) -> list[dict]:
                 "lr": rate,
                 "loss": sum(terms.values()),
                 "terms": terms,
+                "diagnostics": watched,
                 "images_per_second": 900.0,
                 "seconds": 12.0,
                 "test": {"error": error, **errors},
@@ -190,6 +195,30 @@ def features(counts, generates, generator, dimensions: int = 16) -> dict[str, np
         "labels": label,
         "kind": np.concatenate(kinds).astype(np.uint8),
         "is_head": is_head[label],
+    }
+
+
+def diagnostics(groups, generator) -> dict:
+    """Generated features lie between training and test features; classes with many images generate none."""
+
+    def figures(easy: float) -> dict[str, float]:
+        return {
+            "assigned": 90 * easy,
+            "nearest_mean": 80 * easy,
+            "distance_ratio": 1.2 - 0.5 * easy,
+            "layer_nearest_mean": 50 * easy,
+            "layer_distance_ratio": 1.1 - 0.2 * easy,
+        }
+
+    found = {}
+    for kind, easy in {"generated": 0.7, "training": 0.9, "test": 0.4}.items():
+        known = figures(easy + generator.uniform(0, 0.05))
+        unknown = dict.fromkeys(known)
+        found[kind] = {"all": known, **{group: unknown if group == "many" else known for group in groups}}
+    return {
+        "rows": {"generated": 1234, "training": 2000, "test": 2000},
+        "figures": found,
+        "batch_norm": {f"layer3.{block}.bn1": {"shift": 0.1 / (1 + block), "factor": 0.97} for block in range(2)},
     }
 
 

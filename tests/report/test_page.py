@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,6 +14,7 @@ from safa.errors import UserError
 from safa.report import confusion, curves, embedding, page
 from safa.report.comparison import compare
 from safa.report.runs import read_run
+from safa.report.sections.generated import generated
 from tests.report.synthetic import write_comparison, write_run
 
 DIGITS = {
@@ -23,7 +25,7 @@ DIGITS = {
     "epochs": 10,
 }
 BARE = DIGITS | {"leave_out": ("features.npz",)}  # t-SNE takes seconds
-SECTIONS = ["summary", "tail", "classes", "changes", "training", "mistakes", "features", "settings"]
+SECTIONS = ["summary", "tail", "classes", "changes", "training", "mistakes", "features", "generated", "settings"]
 VOID = {"meta", "br", "path", "use", "img", "hr"}
 
 
@@ -100,6 +102,42 @@ def test_loss_terms_and_stages_are_drawn(whole):
     assert "deferred / safa" in training
 
 
+def test_generated_features_are_compared_with_training_and_test_features(whole):
+    text = section(whole, "generated")
+    rows = re.findall(r"<th>LDAM-DRW-SAFA: (.*?)</th><td[^>]*>(.*?)</td>", text)
+    assert [name for name, _ in rows[:3]] == ["generated (2,468)", "training images (4,000)", "test images (4,000)"]
+    # By group next, and not of many-shot classes, of which none are generated.
+    by_group = [re.sub("<.*?>", "", name) for name, _ in rows[3:9]]
+    kinds = ("generated", "training images", "test images")
+    assert by_group == [f"{kind}, {group}" for kind in kinds for group in ("medium", "few")]
+    zero = ' <span class="sd">± 0.000</span>'
+    assert rows[9:] == [("layer3.0.bn1", f"0.100{zero}"), ("layer3.1.bn1", f"0.050{zero}")]
+    assert "LDAM-DRW:" not in text
+    assert "adapted delta / tail feature" in text
+    assert "cosine of delta" not in text  # it was null throughout
+
+
+def test_figures_on_generated_features_are_means_over_seeds(tmp_path):
+    runs = [read_run(run) for run in write_comparison(tmp_path / "runs", ("LDAM-DRW-SAFA",), 2, **BARE)]
+    values = [run.diagnostics.figures["test"]["few"]["assigned"] for run in runs]
+    mean, sd = np.mean(values), np.std(values, ddof=1)
+    assert f'{mean:.2f} <span class="sd">± {sd:.2f}</span>' in generated(compare(runs))
+
+
+def test_a_run_without_diagnostics_has_its_curves_and_without_those_no_figures(tmp_path):
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS, leave_out=("diagnostics.json",)))
+    assert re.match("<h3>Epoch by epoch</h3>", generated(compare([run])))
+    bare = generated(compare([replace(run, log=())]))
+    assert bare == '<p class="absent">No run on this page has figures on generated features.</p>'
+
+
+@pytest.mark.parametrize("broken", ['{"rows": {}', '{"rows": {}, "figures": []}', '{"figures": {}, "batch_norm": {}}'])
+def test_broken_diagnostics_are_reported(tmp_path, broken):
+    folder = write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS)
+    (folder / "diagnostics.json").write_text(broken)
+    assert "diagnostics.json is broken" in generated(compare([read_run(folder)]))
+
+
 def test_a_class_called_script_is_a_name(tmp_path):
     names = ["<script>alert(1)</script>", '$a_b$ & "c"', "鳥", "x" * 60]
     options = {"names": names, "largest": 150, "imbalance_factor": 30, "epochs": 4}
@@ -122,7 +160,7 @@ def test_only_the_result_line_is_needed_and_every_missing_file_is_named(tmp_path
     text = written(tmp_path, [write_run(tmp_path / "bare", **DIGITS, leave_out=files)])
     for file, anchor in zip(files, ("training", "mistakes", "features"), strict=False):
         assert f"the run wrote no {file}" in section(text, anchor)
-    assert text.count('class="absent"') == 4  # these three, and nothing to compare with
+    assert text.count('class="absent"') == 5  # these three, nothing to compare with, and nothing generated
 
 
 def test_broken_files_are_reported_and_the_page_is_written(tmp_path):

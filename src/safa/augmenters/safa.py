@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters import terms
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, head_mask, kernel_of, zero_of
+from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_of
 from safa.augmenters.pairing import random_pairs, rows_of, same_class_pairs, spread
 from safa.errors import UserError, closest
 from safa.types import Augmented
@@ -131,10 +132,10 @@ class SAFA(nn.Module):
         tail_i, tail_k = tail_i[drawn], tail_k[drawn]
         generated = self._generate(source, head_i, head_j, tail_i, tail_k)
         new_labels = torch.cat([labels, labels[generated.rows]])
-        values = self._terms(source, generated, new_labels)
+        values, diagnostics = self._terms(source, generated, new_labels)
         loss = sum((getattr(self.reading, name) * value for name, value in values.items()), zero_of(self))
         rows = torch.cat([features, as_given(generated.features, self.layout).to(features.dtype)])
-        return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()})
+        return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()}, diagnostics)
 
     def extra_repr(self) -> str:
         settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
@@ -152,9 +153,15 @@ class SAFA(nn.Module):
             delta, sample: shape (n, c, h, w).
             floor: scalar that no generated feature falls below.
         """
-        adapted = self.delta_adapter(torch.cat([delta, sample], dim=1))
-        if self.reading.start == "identity":
-            adapted = delta + adapted
+        return self.move(self.adapt(delta, sample), sample, floor)
+
+    def adapt(self, delta: Tensor, sample: Tensor) -> Tensor:
+        """D: a delta adapted to the sample it is to move, (n, c, h, w) each.  [Eq. 3, left]"""
+        learnt: Tensor = self.delta_adapter(torch.cat([delta, sample], dim=1))
+        return delta + learnt if self.reading.start == "identity" else learnt
+
+    def move(self, adapted: Tensor, sample: Tensor, floor: Tensor) -> Tensor:
+        """G: a sample moved by its adapted delta, (n, c, h, w) each, nowhere below the floor.  [Eq. 3, right]"""
         moved = adapted + sample
         generated: Tensor = self.generator(moved)
         if self.reading.start == "identity":
@@ -181,12 +188,16 @@ class SAFA(nn.Module):
         rows = torch.cat([tail_i, tail_k[partnered]])
         tail = rows_of(source, rows)
         floor = source.detach().amin()
-        features = self.translate(torch.cat([delta, rows_of(delta, partnered)]), tail, floor)  # Eq. 3
-        return _Generated(features, rows, tail, delta, difference, head_i, head_j, partnered, floor)
+        taken = torch.cat([delta, rows_of(delta, partnered)])
+        adapted = self.adapt(taken, tail)
+        features, watched = self.move(adapted, tail, floor), _adaptation(taken, adapted, tail)  # Eq. 3
+        return _Generated(features, rows, tail, delta, difference, head_i, head_j, partnered, floor, watched)
 
-    def _terms(self, source: Tensor, generated: _Generated, labels: Tensor) -> dict[str, Tensor]:
-        """Unweighted terms of Eq. 1 that have a weight and something to be computed on."""
-        reading, values = self.reading, {}
+    def _terms(
+        self, source: Tensor, generated: _Generated, labels: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Unweighted terms of Eq. 1 that have a weight and something to be computed on; then the diagnostics."""
+        reading, values, diagnostics = self.reading, {}, generated.diagnostics
         if reading.reconstruction:
             values["reconstruction"] = self._reconstruction(source, generated)
         if reading.mode_seeking_tail and len(generated.partnered):
@@ -195,8 +206,9 @@ class SAFA(nn.Module):
             values["mode_seeking_head"] = self._mode_seeking_head(source, generated)
         if self.pair_classifier is not None:
             features = torch.cat([source, generated.features.to(source.dtype)])
-            values["contrastive"] = self._contrastive(features, labels)
-        return values
+            values["contrastive"], accuracy = self._contrastive(features, labels, len(source))
+            diagnostics = {**diagnostics, **accuracy}
+        return values, diagnostics
 
     def _reconstruction(self, source: Tensor, generated: _Generated) -> Tensor:
         """L_r: read the delta back from what it generated, and move the head feature by it.  [Eq. 4, 5]"""
@@ -229,8 +241,8 @@ class SAFA(nn.Module):
         form = terms.mode_seeking if per_pair else terms.mode_seeking_over_batch
         return form(input_a, input_b, output_a, output_b)
 
-    def _contrastive(self, features: Tensor, labels: Tensor) -> Tensor:
-        """L_c over s/2 pairs of real head, real tail and generated features.  [Eq. 6]"""
+    def _contrastive(self, features: Tensor, labels: Tensor, real: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_c over s/2 pairs of real head, real tail and generated features, and how often Q is right.  [Eq. 6]"""
         assert self.pair_classifier is not None
         first, second = random_pairs(len(labels), labels.device)
         balanced = self.reading.pairs == "balanced"
@@ -242,7 +254,8 @@ class SAFA(nn.Module):
             second = torch.cat([second[half:], same_second[chosen]])
         pairs = rows_of(features, torch.cat([first, second])).chunk(2)
         logits = self.pair_classifier(torch.cat(pairs, dim=1))
-        return terms.contrastive(logits, labels[first] == labels[second], balanced)
+        same, generated = labels[first] == labels[second], torch.maximum(first, second) >= real
+        return terms.contrastive(logits, same, balanced), _accuracy(logits, same, generated)
 
     def _fewest(self, source: Tensor) -> int:
         """Batch norm needs two values per channel: two pairs where a feature has a single position."""
@@ -254,7 +267,8 @@ class _Generated:
     """Generated features and their origin: n head pairs give n rows, then one more per partnered tail row.
 
     Row p < n of ``features`` is ``tail_i`` of pair p moved by delta p; row n + q is ``tail_k`` of the pair
-    ``partnered[q]``, moved by the same delta. ``rows`` says which real row each of them moved.
+    ``partnered[q]``, moved by the same delta. ``rows`` says which real row each of them moved, ``diagnostics`` what D
+    made of the deltas.
     """
 
     features: Tensor
@@ -266,6 +280,44 @@ class _Generated:
     head_j: Tensor
     partnered: Tensor
     floor: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+@torch.no_grad()
+def _adaptation(delta: Tensor, adapted: Tensor, tail: Tensor) -> dict[str, Tensor]:
+    """How D changes a delta: mean |adapted delta| over mean |tail feature|, and its cosine with the delta.
+
+    Args:
+        delta, adapted, tail: shape (n, c, h, w).
+    """
+    delta, adapted, tail = (full(maps).flatten(1) for maps in (delta, adapted, tail))
+    return {
+        "delta_size": adapted.abs().mean() / tail.abs().mean(),
+        "delta_cosine": F.cosine_similarity(delta, adapted).mean(),
+    }
+
+
+@torch.no_grad()
+def _accuracy(logits: Tensor, same: Tensor, generated: Tensor) -> dict[str, Tensor]:
+    """In how many per cent Q is right on pairs of real features, and on pairs that hold a generated one.
+
+    Args:
+        logits: shape (n,), of the two features belonging to one class.
+        same, generated: shape (n,), bool: who is of one class, who holds a generated feature.
+
+    Reading:
+        Same-class pairs and others weigh alike, as in ``terms.contrastive``: the two kinds hold different shares of
+        them, and so whoever guesses has 50 on both. A kind that lacks one of them has NaN.
+    """
+    right = (logits > 0) == same
+
+    def share(pairs: Tensor) -> Tensor:
+        return 100 * (right & pairs).sum() / pairs.sum()
+
+    return {
+        f"pair_accuracy_{name}": (share(kind & same) + share(kind & ~same)) / 2
+        for name, kind in (("real", ~generated), ("generated", generated))
+    }
 
 
 class _PairClassifier(nn.Module):

@@ -13,6 +13,15 @@ from safa.report.runs import FloatArray, Run
 
 Figure = Callable[[Line], object]
 
+DIAGNOSTICS = {
+    "delta_size": "adapted delta / tail feature, mean size",
+    "delta_cosine": "cosine of delta and adapted delta",
+    "pair_accuracy_real": "Q right on real pairs (%)",
+    "pair_accuracy_generated": "Q right on pairs with a generated one (%)",
+    "assigned_real": "real rows given their class (%)",
+    "assigned_generated": "generated rows given their class (%)",
+}
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -56,9 +65,19 @@ def panels(comparison: Comparison) -> list[Panel]:
         ),
         ("training loss", lambda line: line.get("loss"), False),
     ]
-    wanted += [(f"term: {term.replace('_', ' ')}", _term(term), False) for term in _terms(comparison)]
+    wanted += [
+        (f"term: {term.replace('_', ' ')}", _logged("terms", term), False) for term in _names(comparison, "terms")
+    ]
     wanted.append(("learning rate", lambda line: line.get("lr"), True))
     drawn = [Panel(title, _curves(comparison, figure), log) for title, figure, log in wanted]
+    return [panel for panel in drawn if panel.curves]
+
+
+def diagnostics(comparison: Comparison) -> list[Panel]:
+    """A panel for each diagnostic that was logged."""
+    names = _names(comparison, "diagnostics")
+    figures = {DIAGNOSTICS.get(name, name.replace("_", " ")): _logged("diagnostics", name) for name in names}
+    drawn = [Panel(title, _curves(comparison, figure)) for title, figure in figures.items()]
     return [panel for panel in drawn if panel.curves]
 
 
@@ -77,12 +96,12 @@ def _stage_name(stage: object) -> str:
     return f"stage {stage + 1}" if isinstance(stage, int) else str(stage)
 
 
-def _terms(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(term for run in comparison.runs for line in run.log for term in line.get("terms") or {}))
+def _names(comparison: Comparison, part: str) -> list[str]:
+    return list(dict.fromkeys(name for run in comparison.runs for line in run.log for name in line.get(part) or {}))
 
 
-def _term(name: str) -> Figure:
-    return lambda line: _inside(line, "terms", name)
+def _logged(part: str, name: str) -> Figure:
+    return lambda line: _inside(line, part, name)
 
 
 def _inside(line: Line, part: str, key: str) -> object:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from safa.report.comparison import Comparison
 from safa.report.sections.classes import accuracy, changes
 from safa.report.sections.features import features
+from safa.report.sections.generated import generated
 from safa.report.sections.mistakes import mistakes
 from safa.report.sections.settings import settings
 from safa.report.sections.summary import summary
@@ -32,5 +33,6 @@ SECTIONS = (
     Section("training", "Training", training),
     Section("mistakes", "What the rare classes are mistaken for", mistakes),
     Section("features", "Features, real and generated", features),
+    Section("generated", "What generated features are worth", generated),
     Section("settings", "Settings and provenance", settings),
 )
