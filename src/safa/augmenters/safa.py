@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from safa.augmenters import terms
 from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_of
-from safa.augmenters.pairing import random_pairs, rows_of, same_class_pairs, spread
+from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs
 from safa.errors import UserError, closest
 from safa.types import Augmented
 
@@ -125,13 +125,11 @@ class SAFA(nn.Module):
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
         source = maps.detach() if self.reading.detach else maps
-        head_i, head_j, tail_i, tail_k = self._draw(labels)
-        if len(head_i) < self._fewest(source) or len(tail_i) == 0:
+        match = match_tail_to_head(labels, self.is_head, maps.shape[2] * maps.shape[3])
+        if match is None:
             return Augmented(features, labels, zero_of(self))
-        drawn = spread(len(head_i), len(tail_i), labels.device)
-        tail_i, tail_k = tail_i[drawn], tail_k[drawn]
-        generated = self._generate(source, head_i, head_j, tail_i, tail_k)
-        new_labels = torch.cat([labels, labels[generated.rows]])
+        generated = self._generate(source, match)
+        new_labels = torch.cat([labels, labels[match.rows]])
         values, diagnostics = self._terms(source, generated, new_labels)
         loss = sum((getattr(self.reading, name) * value for name, value in values.items()), zero_of(self))
         rows = torch.cat([features, as_given(generated.features, self.layout).to(features.dtype)])
@@ -171,27 +169,17 @@ class SAFA(nn.Module):
         floor = floor.to(generated.dtype)
         return (generated - floor).relu() + floor  # not torch.maximum, whose gradient is ten times slower
 
-    def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Head pairs (i, j) and tail pairs (i, k), each of one class; a lone tail row is its own partner."""
-        first, second, single = same_class_pairs(labels)
-        head = self.is_head[labels[first]]
-        lonely = single[~self.is_head[labels[single]]]
-        tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
-        return first[head], second[head], tail_i, tail_k
-
-    def _generate(self, source: Tensor, head_i: Tensor, head_j: Tensor, tail_i: Tensor, tail_k: Tensor) -> _Generated:
+    def _generate(self, source: Tensor, match: Match) -> _Generated:
         """Both tail features of a pair take the same delta, so that L_ms^t can compare them."""
         sign = 1 if self.reading.direction == "to_partner" else -1
-        difference = sign * (rows_of(source, head_j) - rows_of(source, head_i))
+        difference = sign * (rows_of(source, match.head_j) - rows_of(source, match.head_i))
         delta = self.extract(difference)  # Eq. 2
-        partnered = (tail_i != tail_k).nonzero().squeeze(1)
-        rows = torch.cat([tail_i, tail_k[partnered]])
-        tail = rows_of(source, rows)
+        tail = rows_of(source, match.rows)
         floor = source.detach().amin()
-        taken = torch.cat([delta, rows_of(delta, partnered)])
+        taken = torch.cat([delta, rows_of(delta, match.partnered)])
         adapted = self.adapt(taken, tail)
         features, watched = self.move(adapted, tail, floor), _adaptation(taken, adapted, tail)  # Eq. 3
-        return _Generated(features, rows, tail, delta, difference, head_i, head_j, partnered, floor, watched)
+        return _Generated(match, features, tail, delta, difference, floor, watched)
 
     def _terms(
         self, source: Tensor, generated: _Generated, labels: Tensor
@@ -200,7 +188,7 @@ class SAFA(nn.Module):
         reading, values, diagnostics = self.reading, {}, generated.diagnostics
         if reading.reconstruction:
             values["reconstruction"] = self._reconstruction(source, generated)
-        if reading.mode_seeking_tail and len(generated.partnered):
+        if reading.mode_seeking_tail and len(generated.match.partnered):
             values["mode_seeking_tail"] = self._mode_seeking_tail(generated)
         if reading.mode_seeking_head:
             values["mode_seeking_head"] = self._mode_seeking_head(source, generated)
@@ -212,17 +200,17 @@ class SAFA(nn.Module):
 
     def _reconstruction(self, source: Tensor, generated: _Generated) -> Tensor:
         """L_r: read the delta back from what it generated, and move the head feature by it.  [Eq. 4, 5]"""
-        n = len(generated.delta)
+        n, match = len(generated.delta), generated.match
         read_back = self.extract(generated.features[:n] - generated.tail[:n])
-        rebuilt = self.translate(read_back, rows_of(source, generated.head_i), generated.floor)
-        target = rows_of(source, generated.head_j if self.reading.target == "partner" else generated.head_i)
+        rebuilt = self.translate(read_back, rows_of(source, match.head_i), generated.floor)
+        target = rows_of(source, match.head_j if self.reading.target == "partner" else match.head_i)
         reduction = self.reading.reduction
         of_delta = terms.cycle_delta(read_back, generated.delta, reduction)
         return of_delta + terms.cycle_features(rebuilt, target, reduction)
 
     def _mode_seeking_tail(self, generated: _Generated) -> Tensor:
         """L_ms^t: one delta, two tail features of one class.  [Eq. 7]"""
-        n, pairs = len(generated.delta), generated.partnered
+        n, pairs = len(generated.delta), generated.match.partnered
         features, tail = generated.features, generated.tail
         return self._ratio(rows_of(tail, pairs), tail[n:], rows_of(features, pairs), features[n:])
 
@@ -230,7 +218,7 @@ class SAFA(nn.Module):
         """L_ms^h: the tail feature moves as far as the head pair lies apart.  [Eq. 7]"""
         n = len(generated.delta)
         if self.reading.head_ratio_of == "shift":
-            heads = rows_of(source, generated.head_i), rows_of(source, generated.head_j)
+            heads = rows_of(source, generated.match.head_i), rows_of(source, generated.match.head_j)
             return self._ratio(*heads, generated.features[:n], generated.tail[:n])
         reverse = self.extract(-generated.difference)
         back = self.translate(reverse, generated.tail[:n], generated.floor)
@@ -257,28 +245,20 @@ class SAFA(nn.Module):
         same, generated = labels[first] == labels[second], torch.maximum(first, second) >= real
         return terms.contrastive(logits, same, balanced), _accuracy(logits, same, generated)
 
-    def _fewest(self, source: Tensor) -> int:
-        """Batch norm needs two values per channel: two pairs where a feature has a single position."""
-        return 1 if source.shape[2] * source.shape[3] > 1 else 2
-
 
 @dataclass(frozen=True)
 class _Generated:
     """Generated features and their origin: n head pairs give n rows, then one more per partnered tail row.
 
     Row p < n of ``features`` is ``tail_i`` of pair p moved by delta p; row n + q is ``tail_k`` of the pair
-    ``partnered[q]``, moved by the same delta. ``rows`` says which real row each of them moved, ``diagnostics`` what D
-    made of the deltas.
+    ``partnered[q]`` of the match, moved by the same delta. ``diagnostics`` says what D made of the deltas.
     """
 
+    match: Match
     features: Tensor
-    rows: Tensor
     tail: Tensor
     delta: Tensor
     difference: Tensor
-    head_i: Tensor
-    head_j: Tensor
-    partnered: Tensor
     floor: Tensor
     diagnostics: dict[str, Tensor]
 
