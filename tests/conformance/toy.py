@@ -54,7 +54,7 @@ def split(counts: Sequence[int], seed: int) -> Split:
 
 
 def data(spec: recipes.Data = SPEC) -> LongTailed:
-    """98 training images, less those that the recipe's ``validation`` cuts off; 60 test images."""
+    """98 training images, less those that the recipe sets aside; 60 test images."""
     train, test = split(_AVAILABLE, 0), split(_TESTED, 1)
     subset = draw_subset(
         train.labels,
@@ -62,6 +62,7 @@ def data(spec: recipes.Data = SPEC) -> LongTailed:
         imbalance_factor=spec.imbalance_factor,
         largest=spec.largest,
         validation=spec.validation,
+        validation_per_class=spec.validation_per_class,
         meta_per_class=spec.meta_per_class,
     )
     mean, std = statistics(train.images)
