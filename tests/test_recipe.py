@@ -201,7 +201,6 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_place(text, message, load
         ("optimizer: {momentum: 0, nesterov: true}", "nesterov needs a momentum above 0"),
         ("stages: []", "stages is empty; a run needs at least one stage"),
         ("stages: [{epochs: -1}]", "stages[0].epochs must be at least 0, got -1"),
-        ("stages: [{epochs: 0}, {epochs: 0}]", "stages train for 0 epochs together; a stage of 0 can only follow one"),
         (
             "stages: [{epochs: 1, averaging: 1}]",
             "stages[0].averaging is the share of the average that a step keeps, in (0, 1) such as 0.999, got 1",

@@ -448,6 +448,10 @@ def test_a_loss_and_a_head_of_different_scale_are_refused(make):
     assert message == "loss 'ldam' has scale 20 but the cosine head has 30; make them equal"
 
 
+def test_stages_that_all_train_for_no_epoch_are_refused(make):
+    assert "the stages train for 0 epochs together" in refused(make(Stage(0), Stage(0, head=Named("nearest_mean"))))
+
+
 def test_pairs_in_an_odd_batch_are_refused(make):
     assert "batch_size of PairSampler must be a positive multiple of 2, got 15" in refused(
         make(Stage(1, sampler=Named("pairs")), batch_size=15)

@@ -396,8 +396,6 @@ def _check(recipe: Recipe, where: str) -> None:
             _check_optimizer(stage.optimizer, f"{where}.stages[{index}].optimizer")
         if stage.schedule is not None:
             _check_schedule(stage.schedule, f"{where}.stages[{index}].schedule")
-    if recipe.epochs == 0:
-        raise UserError(f"{where}.stages train for 0 epochs together; a stage of 0 can only follow one that trains")
     _check_optimizer(recipe.optimizer, f"{where}.optimizer")
     _check_schedule(recipe.schedule, f"{where}.schedule")
     if recipe.clip is not None and not recipe.clip > 0:
