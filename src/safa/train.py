@@ -190,7 +190,7 @@ class Trainer:
     def _try_stages(self) -> None:
         """Build what every stage names once, so that a mistake in the last stage does not wait for its turn."""
         if self.recipe.epochs == 0:
-            raise UserError("the stages train for 0 epochs together; a stage of 0 epochs can only follow one that trains")
+            raise UserError("the stages train for 0 epochs together; a stage of 0 can only follow one that trains")
         model = assembly.network(self.recipe.model, self.data.num_classes, self.recipe.seed)
         if isinstance(assembly.head_of(model), Refitted):
             raise UserError(
