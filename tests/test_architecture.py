@@ -22,7 +22,7 @@ ROWS = [
     {"classes", "recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
     {"evaluate", "clouds"},
-    {"diagnosis"},
+    {"diagnosis", "parts"},
     {"train"},
     {"runs", "deploy"},
     {"bench"},
@@ -35,6 +35,7 @@ NEVER = {
     "augmenters": {"backbones", "losses", "plugin", "sampling"},
     "losses": {"recipe", "plan", "augmenters"},  # a loss does not know epochs
     "assembly": METHODS,  # it knows names, no method
+    "parts": METHODS,  # as assembly
     "train": METHODS,  # it knows protocols and names, no method
     "report": {"recipe", "checkpoint", "data", *METHODS},  # it reads files
 }

@@ -66,7 +66,7 @@ def test_features_are_what_enters_the_classifier(found, trainer):
     split = trainer.data.source.test
     head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
     chosen = np.concatenate([np.flatnonzero(split.labels == c)[:100] for c in head + tail])
-    images, _ = trainer.images_of(split, chosen)
+    images, _ = trainer.parts.images_of(split, chosen)
     with torch.no_grad():
         torch.testing.assert_close(logits, trainer.model(images))
 
@@ -90,7 +90,7 @@ class Twice(nn.Module):
 
 
 def test_rows_are_those_of_the_images_and_then_those_made_of_them(trainer, monkeypatch):
-    images, labels = trainer.images_of(trainer.data.train, np.arange(5))
+    images, labels = trainer.parts.images_of(trainer.data.train, np.arange(5))
     alone = clouds.look(trainer, images, labels)
     entered: list[Tensor] = []
     with trainer.model.layer3.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])), torch.no_grad():

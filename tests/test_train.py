@@ -202,7 +202,7 @@ def test_an_augmenter_that_may_not_generate_is_left_alone(trained, tmp_path):
 
 
 def make_augmenter(trainer: Trainer) -> nn.Module:
-    return trainer._augmenter(trainer.recipe.stages[0].augmenter, 0)
+    return trainer.parts.augmenter(trainer.recipe.stages[0].augmenter, trainer.model, 0)
 
 
 def test_an_idle_augmenter_that_wakes_up_learns(trained):
@@ -262,7 +262,7 @@ def test_a_stage_of_no_epochs_changes_the_classifier_alone_and_is_tested(head, t
 
 def test_the_nearest_mean_is_taken_of_the_training_images_as_they_are(trained, tiny_data):
     trainer = trained(Stage(2), Stage(0, head=Named("nearest_mean")), model=LINEAR)
-    images, labels = trainer.images_of(tiny_data.train, range(len(tiny_data.train)))
+    images, labels = trainer.parts.images_of(tiny_data.train, range(len(tiny_data.train)))
     trainer.model.eval()
     with torch.no_grad(), assembly.head_inputs(trainer.model) as seen:
         trainer.model(images)

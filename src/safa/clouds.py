@@ -98,7 +98,7 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
         rows = np.concatenate([_some(rng, split.labels, c) for c in head + tail])
         if not len(rows):  # a test set of one's own may lack these classes
             continue
-        images, labels = trainer.images_of(split, rows)
+        images, labels = trainer.parts.images_of(split, rows)
         parts.append((_classifier_inputs(trainer.model, images), labels, kind))
         if kind == REAL and trainer.augmenter is not None and not getattr(trainer.augmenter, "mixes", False):
             parts.append((*_generated(trainer, images, labels), GENERATED))

@@ -256,12 +256,12 @@ def _training_batches(trainer: Trainer, stage: recipes.Stage) -> Iterator[tuple[
     for epoch in count(recipe.epochs):
         sampler.set_epoch(epoch)
         for indices in sampler:
-            yield trainer.images_of(split, np.asarray(indices))
+            yield trainer.parts.images_of(split, np.asarray(indices))
 
 
 def _looked_at(trainer: Trainer, split: Split) -> Rows:
     chunks = np.split(np.arange(len(split)), range(AT_ONCE, len(split), AT_ONCE))
-    return Rows.joined([look(trainer, *trainer.images_of(split, chunk)) for chunk in chunks])
+    return Rows.joined([look(trainer, *trainer.parts.images_of(split, chunk)) for chunk in chunks])
 
 
 def _some(random: np.random.Generator, labels: NDArray[np.int64], classes: list[int]) -> NDArray[np.int64]:

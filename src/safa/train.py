@@ -16,21 +16,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from safa import assembly, checkpoint, diagnosis, evaluate, files
 from safa import recipe as recipes
-from safa.catalog import build
-from safa.data.batches import Batches, InOrder, Normalise
+from safa.data.batches import Batches
 from safa.data.dataset import LongTailed
-from safa.data.types import Split
 from safa.errors import UserError
+from safa.parts import Parts
 from safa.plan import Epoch, ends_of_stages, epochs_of, optimizer_of, start_key
 from safa.plugin import PlugIn
 from safa.progress import Progress
 from safa.seeding import seed_for
 from safa.stop import StopRequest
 from safa.sums import Sums
-from safa.types import Fitting, Lookahead, Output, Refitted
+from safa.types import Lookahead, Output, Refitted
 
 CHECKPOINT = "checkpoint.pt"
-EVALUATION_BATCH = 500
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: what the user asked for)
@@ -71,13 +69,13 @@ class Trainer:
         progress: Progress | None = None,
     ) -> None:
         self.recipe, self.data, self.folder = recipe, data, folder
-        self.accelerator, self.cache, self.workers = accelerator, cache, workers
+        self.accelerator, self.cache = accelerator, cache
         self.device = accelerator.device
         self.progress = progress or Progress(shown=False)
         self.plan = epochs_of(recipe, data.facts(), accelerator.num_processes)
         self.save_at = ends_of_stages(self.plan) | set(save_at)
-        self.normalise = Normalise(data.source.mean, data.source.std, self.device)
-        self.model = _placed(assembly.network(recipe.model, data.num_classes, recipe.seed), self.device)
+        self.parts = Parts(recipe, data, accelerator, workers)
+        self.model = self.parts.network()
         self.augmenter: Any = None
         self.reweighter: Any = None
         self.average: AveragedModel | None = None
@@ -96,7 +94,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train what is left of the plan; raises ``Stopped`` when a signal asks for an end."""
-        self._try_stages()
+        self.parts.try_all()
         if self.accelerator.is_main_process:
             files.remove_halves(self.folder)
         if not self.resume():
@@ -133,7 +131,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = epoch.lr * group["lr_scale"]
         if self.reweighter is not None:
-            self.meta_batches = self._meta_batches(epoch.index * len(self.batches) + self.step)
+            self.meta_batches = self.parts.meta_batches(epoch.index * len(self.batches) + self.step)
         for images, labels in self.batches.epoch(epoch.index, self.step):
             self._train_step(epoch, images, labels)
             self.step += 1
@@ -185,27 +183,7 @@ class Trainer:
         self._track(entry)
         self.progress.finish_epoch(entry)
 
-    # -- building ------------------------------------------------------------------------------------------------
-
-    def _try_stages(self) -> None:
-        """Build what every stage names once, so that a mistake in the last stage does not wait for its turn."""
-        if self.recipe.epochs == 0:
-            raise UserError("the stages train for 0 epochs together; a stage of 0 can only follow one that trains")
-        model = assembly.network(self.recipe.model, self.data.num_classes, self.recipe.seed)
-        if isinstance(assembly.head_of(model), Refitted):
-            raise UserError(
-                f"head {self.recipe.model.head.name!r} starts from a head learnt before it; name it in a later stage"
-            )
-        for index, stage in enumerate(self.recipe.stages):
-            if stage.head is not None:
-                model.add_module(assembly.HEAD, self._head(stage.head, model, index))
-            assembly.criterion(stage, self.data.class_counts, assembly.head_of(model))
-            assembly.set_trainable(model, stage.trainable)
-            if not any(parameter.requires_grad for parameter in model.parameters()):
-                raise UserError(f"nothing learns in stage {index}: {', '.join(stage.trainable)} has no parameter")
-            self._sampler(stage)
-            self._augmenter(stage.augmenter, 0)
-            self._reweighter(stage, 0)
+    # -- stages --------------------------------------------------------------------------------------------------
 
     def enter(self, stage_index: int) -> Epoch:
         """Begin one stage after the other up to this one without a step in between; returns its first epoch."""
@@ -217,12 +195,12 @@ class Trainer:
     def _enter(self, epoch: Epoch, resumed: bool = False) -> None:
         """Build what the stage names; carry on with what it has in common with the stage before."""
         stage, former = epoch.stage, self.stage
-        self.batches = self._augmented_batches(self.data.train, self._sampler(stage))
+        self.batches = self.parts.training_batches(stage)
         if not resumed:
             self._change_augmenter(stage, epoch.index)
             self._change_head(epoch)
             if former is None or former.reweighting != stage.reweighting:
-                self.reweighter = self._reweighter(stage, epoch.index)
+                self.reweighter = self.parts.reweighter(stage, epoch.index)
             self.average = self._average(stage)
         self.criterion = assembly.criterion(stage, self.data.class_counts, assembly.head_of(self.model)).to(self.device)
         self.plug_before = stage.augmenter.before if stage.augmenter else None
@@ -248,65 +226,19 @@ class Trainer:
             self.optimizer_state = self.optimizer.state_dict()
         if self.optimizer_state is not None:
             self.optimizer_state = _only_first(self.optimizer_state, len(self._learning()))
-        self.augmenter = self._augmenter(stage.augmenter, index)
+        self.augmenter = self.parts.augmenter(stage.augmenter, self.model, index)
 
     def _change_head(self, epoch: Epoch) -> None:
         """The stage's own classifier, if it names one, made from the former one where it wants that."""
         if epoch.stage.head is None:
             return
-        head, former = self._head(epoch.stage.head, self.model, epoch.stage_index), assembly.head_of(self.model)
+        head, former = self.parts.head(epoch.stage.head, self.model, epoch.stage_index), assembly.head_of(self.model)
         if isinstance(head, Refitted) and former is not None:
-            head.refit(former, self._fitting())
+            head.refit(former, self.parts.fitting(self.model))
         self._set_head(head)
 
     def _set_head(self, head: nn.Module) -> None:
         self.model.add_module(assembly.HEAD, head.to(self.device))
-
-    def _fitting(self) -> Fitting:
-        def features(split: Split) -> tuple[Tensor, Tensor]:
-            return evaluate.features(self.model, self._in_order(split))
-
-        validation = self.data.validation
-        return Fitting(
-            self.data.class_counts,
-            train=lambda: features(self.data.train),
-            validation=(lambda: features(validation)) if validation is not None else None,
-        )
-
-    def _head(self, spec: recipes.Named, model: nn.Module, stage_index: int) -> nn.Module:
-        head = assembly.new_head(spec, model, self.data.num_classes, seed_for(self.recipe.seed, "head", stage_index))
-        if getattr(head, "needs_validation", False) and self.data.validation is None:
-            raise UserError(
-                f"head {spec.name!r} chooses a setting on validation images and there are none; "
-                "set data.validation to cut some from the training images, or give it the value"
-            )
-        return head
-
-    def _augmenter(self, spec: recipes.Augmenter | None, index: int) -> Any:
-        if spec is None:
-            return None
-        built = assembly.augmenter(
-            spec,
-            self.model,
-            class_counts=self.data.class_counts,
-            head_ratio=self.data.spec.head_ratio,
-            image_size=self.data.source.image_size,
-            seed=seed_for(self.recipe.seed, "augmenter", index),
-        )
-        return _placed(built, self.device)
-
-    def _reweighter(self, stage: recipes.Stage, index: int) -> Any:
-        if stage.reweighting is None:
-            return None
-        if self.data.meta is None:
-            raise UserError(
-                f"reweighting {stage.reweighting.name!r} steers by a balanced meta set; set data.meta_per_class, "
-                "e.g. to 10, to take one out of the training images"
-            )
-        if self.accelerator.num_processes > 1:
-            raise UserError("image weights are learnt in one process; run without torchrun")
-        seed = seed_for(self.recipe.seed, "reweighting", index)
-        return assembly.reweighter(stage, self.data.class_counts, seed).to(self.device)
 
     def _average(self, stage: recipes.Stage) -> AveragedModel | None:
         if stage.averaging is None:
@@ -314,48 +246,6 @@ class Trainer:
         # Batch-norm statistics belong to the weights that made them, so they are averaged alike.
         moving = get_ema_multi_avg_fn(stage.averaging)  # type: ignore[no-untyped-call]
         return AveragedModel(self.model, multi_avg_fn=moving, use_buffers=True)
-
-    def _augmented_batches(self, split: Split, sampler: Any) -> Batches:
-        augmentation = build("augmentation", self.data.augmentation.name, self.data.augmentation.options)
-        return self._batches(split, sampler, augmentation)
-
-    def _meta_batches(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the meta set without end, from the given one on."""
-        assert self.data.meta is not None
-        sampler = assembly.sampler(
-            recipes.Named("instance"), self.data.meta.labels, self.recipe.batch_size, seed=self.recipe.seed
-        )
-        batches = self._augmented_batches(self.data.meta, sampler)
-        round, step = divmod(first, len(batches))
-        while True:
-            yield from batches.epoch(round, step)
-            round, step = round + 1, 0
-
-    def _sampler(self, stage: recipes.Stage) -> Any:
-        return assembly.sampler(
-            stage.sampler,
-            self.data.train.labels,
-            self.recipe.batch_size,
-            seed=self.recipe.seed,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
-
-    def _in_order(self, split: Split) -> Batches:
-        return self._batches(split, InOrder(len(split), EVALUATION_BATCH))
-
-    def _batches(self, split: Split, sampler: Any, augmentation: Any = None) -> Batches:
-        return Batches(
-            split,
-            sampler,
-            self.normalise,
-            augmentation=augmentation,
-            device=self.device,
-            image_size=self.data.source.image_size,
-            seed=self.recipe.seed,
-            rank=self.accelerator.process_index,
-            workers=self.workers,
-        )
 
     def _optimizer(self, epoch: Epoch, restart: bool) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": self._learning(), "lr_scale": 1.0}]
@@ -413,16 +303,16 @@ class Trainer:
         last = self._in_force()
         head = self.recipe.model_in(last.stage_index).head
         if head != self.recipe.model.head:
-            self._set_head(self._head(head, self.model, last.stage_index))
+            self._set_head(self.parts.head(head, self.model, last.stage_index))
         self._load_weights(state)
         assembly.set_trainable(self.model, last.stage.trainable)
         self.optimizer_state = state["optimizer"]
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.augmenter = self._augmenter(last.stage.augmenter, 0)
+        self.augmenter = self.parts.augmenter(last.stage.augmenter, self.model, 0)
         if self.augmenter is not None:
             self.augmenter.load_state_dict(state["augmenter"])
-        self.reweighter = self._reweighter(last.stage, 0)
+        self.reweighter = self.parts.reweighter(last.stage, 0)
         if self.reweighter is not None:
             self.reweighter.load_state_dict(state["reweighter"])
         if self.step > 0 or (self.done < len(self.plan) and not self.plan[self.done].first):
@@ -504,14 +394,8 @@ class Trainer:
         if split not in self._splits:
             images = self.data.source.test if split == "test" else self.data.validation
             assert images is not None
-            self._splits[split] = self._in_order(images)
+            self._splits[split] = self.parts.in_order(images)
         return evaluate.predict(self.tested, self._splits[split])
-
-    def images_of(self, split: Split, rows: Any) -> tuple[Tensor, Tensor]:
-        """Some images of a split as the network wants them, unaugmented, with their labels."""
-        chosen = split.take(rows)
-        images, labels = next(self._batches(chosen, InOrder(len(chosen), len(chosen))).epoch(0))
-        return images, labels
 
     def _evaluation(self) -> dict[str, Any]:
         found = {"test": evaluate.summary(self.predict("test"), self.data.groups)}
@@ -549,12 +433,6 @@ class Trainer:
             return stop.requested
         flag = torch.tensor([float(stop.requested)], device=self.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
-
-
-def _placed(module: nn.Module, device: torch.device) -> nn.Module:
-    """On the device, channels-last: what convolutions on CPU and tensor cores want."""
-    placed: nn.Module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed
 
 
 def _tensorboard(folder: Path) -> Any:

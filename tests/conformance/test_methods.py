@@ -36,6 +36,7 @@ from safa import recipe as recipes
 from safa.data.dataset import LongTailed
 from safa.deploy.export import export
 from safa.deploy.network import Deployed, load_run
+from safa.parts import Parts
 from safa.plan import epochs_of
 from safa.recipe import Named, Recipe
 from safa.train import CHECKPOINT, Stopped, Trainer
@@ -85,15 +86,18 @@ class Watched(Trainer):
 class Renamed(Trainer):
     """Whatever is drawn at random for each class is drawn as it is under the old names."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
+    def __init__(self, recipe, data, folder, accelerator, **options):
+        super().__init__(recipe, data, folder, accelerator, **options)
+        self.parts = RenamedParts(recipe, data, accelerator)
         renamed_rows(self.model)
 
-    def _head(self, *arguments):
-        return renamed_rows(super()._head(*arguments))
 
-    def _augmenter(self, *arguments):
-        built = super()._augmenter(*arguments)
+class RenamedParts(Parts):
+    def head(self, *arguments):
+        return renamed_rows(super().head(*arguments))
+
+    def augmenter(self, *arguments):
+        built = super().augmenter(*arguments)
         return None if built is None else renamed_rows(built)
 
 
@@ -201,7 +205,7 @@ def method(request, tmp_path_factory, trunks) -> Method:
 def probabilities(trainer: Trainer) -> Tensor:
     """Of the test images, by the bare network."""
     test = trainer.data.source.test
-    return trainer.model.eval()(trainer.images_of(test, range(len(test)))[0]).softmax(1)
+    return trainer.model.eval()(trainer.parts.images_of(test, range(len(test)))[0]).softmax(1)
 
 
 # --- learning ----------------------------------------------------------------------------------------------
