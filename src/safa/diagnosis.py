@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BATCHES = 20  # to generate rows from
 NORMED_BATCHES = 10
 IMAGES = 2000  # of the training set, and of the test set, at most
-AT_ONCE = 500  # rows through the network, or through a matrix of distances
+AT_ONCE = 500  # rows of a matrix of distances
 
 Statistics = tuple[int, Tensor, Tensor]
 
@@ -251,17 +251,15 @@ def _generated(trainer: Trainer, stage: recipes.Stage, augmenter: Any) -> Rows:
 
 def _training_batches(trainer: Trainer, stage: recipes.Stage) -> Iterator[tuple[Tensor, Tensor]]:
     """Unaugmented images and labels of the batches that further epochs of the stage would draw, without end."""
-    split, recipe = trainer.data.train, trainer.recipe
-    sampler = assembly.sampler(stage.sampler, split.labels, recipe.batch_size, seed=recipe.seed)
-    for epoch in count(recipe.epochs):
+    sampler = trainer.parts.sampler(stage)
+    for epoch in count(trainer.recipe.epochs):
         sampler.set_epoch(epoch)
         for indices in sampler:
-            yield trainer.parts.images_of(split, np.asarray(indices))
+            yield trainer.parts.images_of(trainer.data.train, np.asarray(indices))
 
 
 def _looked_at(trainer: Trainer, split: Split) -> Rows:
-    chunks = np.split(np.arange(len(split)), range(AT_ONCE, len(split), AT_ONCE))
-    return Rows.joined([look(trainer, *trainer.parts.images_of(split, chunk)) for chunk in chunks])
+    return Rows.joined([look(trainer, *batch) for batch in trainer.parts.in_order(split).epoch(0)])
 
 
 def _some(random: np.random.Generator, labels: NDArray[np.int64], classes: list[int]) -> NDArray[np.int64]:

@@ -382,12 +382,12 @@ class Trainer:
                 self._writer.add_scalar(name, value, entry["epoch"])
         self._writer.flush()
 
+    # -- looking -------------------------------------------------------------------------------------------------
+
     @property
     def tested(self) -> nn.Module:
         """The network as it is tested: the average of its weights in a stage that takes one."""
         return self.model if self.average is None else self.average.module
-
-    # -- looking -------------------------------------------------------------------------------------------------
 
     def predict(self, split: str) -> evaluate.Predictions:
         """Predictions of the bare network on ``test`` or ``validation``."""

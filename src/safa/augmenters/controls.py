@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of
+from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_beside
 from safa.augmenters.pairing import Match, match_tail_to_head, rows_of
 from safa.errors import UserError, closest
 from safa.types import Augmented
@@ -71,8 +71,7 @@ class Control(nn.Module, ABC):
             UserError: if the features have another number of channels or dimensions than this was built for.
         """
         maps = as_maps(self, features, self.layout, self.channels)
-        # A zero leaf is differentiable and finite whatever the features are; features.sum() * 0 is not.
-        nothing = torch.zeros((), device=features.device, requires_grad=True)
+        nothing = zero_beside(features)
         if not (self.active and self.training):
             return Augmented(features, labels, nothing)
         match = match_tail_to_head(labels, self.is_head, maps.shape[2] * maps.shape[3])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, head_mask, kernel_of
+from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, head_mask, kernel_of, zero_beside
 from safa.augmenters.pairing import spread
 from safa.errors import UserError
 from safa.types import Augmented
@@ -92,8 +92,7 @@ class FeatureTransfer(nn.Module):
             UserError: if the features have another number of channels or dimensions than this was built for.
         """
         maps = as_maps(self, features, self.layout, self.channels)
-        # A zero leaf is differentiable and finite whatever the features are; features.sum() * 0 is not.
-        nothing = torch.zeros((), device=features.device, requires_grad=True)
+        nothing = zero_beside(features)
         if not self.training or len(labels) == 0:
             return Augmented(features, labels, nothing)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):

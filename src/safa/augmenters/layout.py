@@ -71,6 +71,11 @@ def zero_of(module: nn.Module) -> Tensor:
     return torch.stack([p.sum() for p in module.parameters()]).sum().float() * 0.0
 
 
+def zero_beside(x: Tensor) -> Tensor:
+    """A differentiable 0 where no parameter is. Unlike ``x.sum() * 0``, a leaf is finite whatever x is."""
+    return torch.zeros((), device=x.device, requires_grad=True)
+
+
 def full(x: Tensor) -> Tensor:
     """At least float32: sums and norms in half precision lose the small differences of features."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
