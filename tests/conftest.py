@@ -12,7 +12,7 @@ from safa import recipe as recipes
 from safa import runs
 from safa.data import dataset
 
-torch.set_num_threads(1)  # the processes of pytest-xdist share the cores already
+torch.set_num_threads(1)  # networks this small gain nothing from more, and pytest-xdist shares the cores already
 gc.collect()
 gc.freeze()  # Accelerate collects garbage at every stage; what is imported by now is passed over
 

@@ -34,15 +34,6 @@ TINY = Setting("resnet8", batch_size=16)
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Where other programs run beside the tests, two threads spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def literal_transforms(image: np.ndarray) -> list[np.ndarray]:
     """Everything RandomCrop(32, 4), RandomHorizontalFlip, ToTensor and Normalize can make of an image."""
     mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2023, 0.1994, 0.2010])

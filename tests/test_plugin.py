@@ -30,15 +30,6 @@ NO_TAIL = torch.zeros_like(LABELS)
 dynamo_reads_grad = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These networks are so small that handing them to several threads is most of the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Small(nn.Module):
     """Two stages and a classifier, quick to compile."""
 

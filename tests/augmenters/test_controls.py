@@ -14,6 +14,7 @@ from torch import Tensor
 from safa.augmenters import SAFA, Noise, RawDelta, Repeat, TailMixup
 from safa.errors import UserError
 from safa.types import Augmented
+from tests.augmenters import trying
 
 COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4
 HEAD = (1, 3)
@@ -47,14 +48,6 @@ SHAPES = {"map": (3, 2, 2), "tokens": (4, 3), "vector": (3,)}
 every_layout = pytest.mark.parametrize("layout", SHAPES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def control(make, channels: int = 3, **options):
     return make(channels, COUNTS, **{"head_ratio": 0.4, **options})
 
@@ -72,8 +65,7 @@ def maps(labels: list[int] = LABELS, shape: tuple[int, ...] = (3, 2, 2), seed: i
 
 
 def run(module, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
-    torch.manual_seed(seed)
-    return module(features, torch.tensor(labels, dtype=torch.int64))
+    return trying.run(module, features, labels, seed)
 
 
 def made(module, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Tensor:

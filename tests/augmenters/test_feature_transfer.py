@@ -15,32 +15,23 @@ from torch import Tensor
 from safa.augmenters.feature_transfer import FeatureTransfer, leading_projection
 from safa.errors import UserError
 from safa.types import Augmented
+from tests.augmenters import trying
 
 COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4
 LABELS = [1, 0, 3, 1, 2, 3, 0, 1]
 HEAD_ROWS = [0, 2, 3, 5, 7]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def augmenter(channels: int = 3, **options) -> FeatureTransfer:
     return FeatureTransfer(channels, COUNTS, **{"head_ratio": 0.4, **options}).double()
 
 
-def maps(labels: list[int] = LABELS, channels: int = 3, seed: int = 1, size: tuple[int, int] = (2, 3)) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((len(labels), channels, *size), generator=generator, dtype=torch.float64).clamp(min=0)
+def maps(labels: list[int] = LABELS, **options) -> Tensor:
+    return trying.post_relu(len(labels), **options)
 
 
-def run(module: FeatureTransfer, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
-    torch.manual_seed(seed)
-    return module(features, torch.tensor(labels, dtype=torch.int64))
+def run(module, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
+    return trying.run(module, features, labels, seed)
 
 
 def statistics(batches, momentum: float, covariance_momentum: float, head=(1, 3)):

@@ -12,18 +12,11 @@ from torch import Tensor
 from safa.augmenters.hallucinator import Hallucinator
 from safa.errors import UserError
 from safa.types import Augmented
+from tests.augmenters import trying
 
 COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4
 LABELS = [1, 0, 3, 1, 2, 3, 0]
 TAIL = [1, 4, 6]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def augmenter(channels: int = 3, seed: int = 0, **options) -> Hallucinator:
@@ -32,21 +25,15 @@ def augmenter(channels: int = 3, seed: int = 0, **options) -> Hallucinator:
 
 
 def trained(**options) -> Hallucinator:
-    module = augmenter(**options).double()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return module
+    return trying.moved(augmenter(**options))
 
 
-def maps(labels: list[int] = LABELS, channels: int = 3, size: tuple[int, int] = (3, 2)) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn((len(labels), channels, *size), generator=generator, dtype=torch.float64).clamp(min=0)
+def maps(labels: list[int] = LABELS, **options) -> Tensor:
+    return trying.post_relu(len(labels), **options)
 
 
-def run(module: Hallucinator, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
-    torch.manual_seed(seed)
-    return module(features, torch.tensor(labels, dtype=torch.int64))
+def run(module, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
+    return trying.run(module, features, labels, seed)
 
 
 # --- the method --------------------------------------------------------------------------------------------

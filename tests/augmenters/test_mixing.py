@@ -24,14 +24,6 @@ ALL = {"mixup": Mixup, "cutmix": CutMix, "remix": Remix}
 every_augmenter = pytest.mark.parametrize("make", ALL.values(), ids=ALL.keys())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def drawn(monkeypatch) -> Callable[..., None]:
     """Sets the share and the permutation that are drawn."""

@@ -14,20 +14,13 @@ from safa.augmenters.rsg import RSG, centers_loss, maximized_vector
 from safa.errors import UserError
 from safa.plugin import PlugIn
 from safa.types import Augmented, Augmenter
+from tests.augmenters import trying
 from tests.reference import rsg as literal
 
 COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4
 HEAD = {1, 3}
 MORE_HEAD = [1, 0, 3, 1, 2, 3, 1]  # 5 head rows, 2 tail rows: two segments
 MORE_TAIL = [0, 1, 2, 4, 0, 3, 0]  # 2 head rows, 5 tail rows
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def augmenter(channels: int = 3, seed: int = 0, active: bool = True, **options) -> RSG:
@@ -39,22 +32,15 @@ def augmenter(channels: int = 3, seed: int = 0, active: bool = True, **options) 
 
 
 def trained(**options) -> RSG:
-    """One whose every parameter is away from its start, in float64."""
-    rsg = augmenter(**options).double()
-    with torch.no_grad():
-        for parameter in rsg.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return rsg
+    return trying.moved(augmenter(**options))
 
 
-def maps(labels: list[int] = MORE_HEAD, channels: int = 3, size: tuple[int, int] = (2, 3)) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn((len(labels), channels, *size), generator=generator, dtype=torch.float64).clamp(min=0)
+def maps(labels: list[int] = MORE_HEAD, **options) -> Tensor:
+    return trying.post_relu(len(labels), **options)
 
 
-def run(rsg: RSG, features: Tensor, labels: list[int] = MORE_HEAD, seed: int = 2) -> Augmented:
-    torch.manual_seed(seed)
-    return rsg(features, torch.tensor(labels, dtype=torch.int64))
+def run(module, features: Tensor, labels: list[int] = MORE_HEAD, seed: int = 2) -> Augmented:
+    return trying.run(module, features, labels, seed)
 
 
 def weights(rsg: RSG) -> literal.Weights:

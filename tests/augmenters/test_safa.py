@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from safa.augmenters import READINGS, SAFA, Reading
 from safa.errors import UserError
 from safa.types import Augmented, Augmenter
+from tests.augmenters import trying
 from tests.reference import safa as literal
 
 COUNTS = [3, 90, 2, 80, 1]  # classes 1 and 3 are head at a head_ratio of 0.4, class 0 is rare
@@ -25,39 +26,21 @@ LABELS = [0, 1, 3, 2, 1, 0, 3]
 TERMS = ("reconstruction", "mode_seeking_tail", "mode_seeking_head", "contrastive")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These tensors are so small that handing them to several threads is most of the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def augmenter(channels: int = 3, seed: int = 0, **options) -> SAFA:
     torch.manual_seed(seed)
     return SAFA(channels, COUNTS, head_ratio=0.4, **options)
 
 
 def trained(**options) -> SAFA:
-    """One whose every parameter is away from its start, in float64."""
-    safa = augmenter(**options).double()
-    with torch.no_grad():
-        for parameter in safa.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return safa
+    return trying.moved(augmenter(**options))
 
 
-def maps(labels: list[int] = LABELS, channels: int = 3, seed: int = 1, size: tuple[int, int] = (2, 3)) -> Tensor:
-    """Post-ReLU features, as they enter a stage of a ResNet."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (len(labels), channels, *size)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).clamp(min=0)
+def maps(labels: list[int] = LABELS, **options) -> Tensor:
+    return trying.post_relu(len(labels), **options)
 
 
-def run(safa: SAFA, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
-    torch.manual_seed(seed)
-    return safa(features, torch.tensor(labels, dtype=torch.int64))
+def run(module, features: Tensor, labels: list[int] = LABELS, seed: int = 2) -> Augmented:
+    return trying.run(module, features, labels, seed)
 
 
 def as_maps(features: Tensor, layout: str = "map") -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from safa.report import bench
 
-LINE = {
-    "kind": "bench",
+SETTING = {
     "model": "resnet32",
     "batch_size": 128,
     "precision": "bf16",
@@ -16,6 +15,10 @@ LINE = {
     "threads": 2,
     "versions": {"torch": "2.13.0"},
     "memory_of": "resident set",
+}
+LINE = {
+    **SETTING,
+    "kind": "bench",
     "figures": {
         "images_per_second": {"ordinary loop": {"median": 400.4, "low": 390, "high": 410}},
         "speed": {"+ bf16": {"median": 2.125, "low": 2.0, "high": 2.2}},
@@ -32,17 +35,8 @@ LINE = {
 }
 
 STEPS = {
+    **SETTING,
     "kind": "steps",
-    "model": "resnet32",
-    "batch_size": 128,
-    "precision": "bf16",
-    "steps": 20,
-    "n": 5,
-    "device": "cpu",
-    "cores": 2,
-    "threads": 2,
-    "versions": {"torch": "2.13.0"},
-    "memory_of": "resident",
     "figures": {
         "base": "CE",
         "step_milliseconds": {"median": 150.4, "low": 148.6, "high": 155.0},
@@ -99,4 +93,4 @@ def test_markdown_of_the_methods_says_what_the_ratios_are_to():
     assert text[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert text[4] == "| NCM | – |  | – | 0.99× | 0.90–1.00 |"
     assert text[6].startswith("1.00× is CE: 150 ms (149–155) and 160 MiB per step in bf16, 0.512 ms per image")
-    assert text[6].endswith("n = 5 rounds of 20 steps; cpu, 2 cores, 2 threads, torch 2.13.0; memory: resident.")
+    assert text[6].endswith("n = 5 rounds of 20 steps; cpu, 2 cores, 2 threads, torch 2.13.0; memory: resident set.")
