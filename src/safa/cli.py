@@ -187,6 +187,7 @@ def _report(p: ArgumentParser) -> None:
     p.add_argument("--output", type=str, metavar="FILE", help="write a page of the run folders here")
     p.add_argument("--baseline", type=str, metavar="METHOD", help="what differences are taken to")
     p.add_argument("--tradeoff", type=str, metavar="FILE", help="draw many against medium and few accuracy in this SVG")
+    p.add_argument("--features", type=str, metavar="FILE", help="draw a t-SNE of the run folders' features in this SVG")
     p.add_argument("--markdown", action="store_true", help="print GitHub tables")
     p.add_argument("--into", type=str, metavar="FILE", help="put the tables between the markers of this text file")
     p.add_argument(

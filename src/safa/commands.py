@@ -134,36 +134,51 @@ def report(
     output: str | None,
     baseline: str | None,
     tradeoff: str | None,
+    features: str | None,
     markdown: bool,
     into: str | None,
     imbalance_factor: float | None,
     recipes: str | None,
 ) -> int:
-    """Tables of lines or of the paper, a page of run folders, the tables of a text file, or titles of recipes."""
+    """Tables of lines or of the paper, a page or charts, the tables of a text file, or titles of recipes."""
+    written = {"tradeoff": tradeoff, "features": features, "into": into, "recipes": recipes}
     named = [path for path in paths if _is_paper_table(path)]
+    _refuse_beside(written, {"output": output, "baseline": baseline, "markdown": markdown or None}, named)
+    if recipes is not None and named:
+        raise UserError(f"--recipes takes result lines, not {named[0]}")
+    if imbalance_factor is not None and not named:
+        raise UserError("--imbalance_factor chooses columns of a table of the paper; name one, such as table1")
     if recipes is not None:
-        if named or markdown or any((output, baseline, tradeoff, into, imbalance_factor)):
-            raise UserError("--recipes writes first lines of recipes and nothing else; give it result lines alone")
         _retitle(Path(recipes), _lines(paths or [_results_folder()]))
     elif named:
-        if any((output, baseline, tradeoff)):
-            raise UserError(
-                f"{named[0]} has no page, baseline or trade-off; leave --output, --baseline and --tradeoff out"
-            )
         _report_paper(named, [path for path in paths if path not in named], markdown, into, imbalance_factor)
-    elif imbalance_factor is not None:
-        raise UserError("--imbalance_factor chooses columns of a table of the paper; name one, such as table1")
     elif not paths:
         raise UserError("name run folders, files of result lines, or a table of the paper such as table1")
     elif tradeoff is not None:
         from safa.report.tradeoff import write_tradeoff
 
         _say(f"chart: {write_tradeoff(_lines(paths), tradeoff)}")
+    elif features is not None:
+        from safa.report.clouds import write_features
+
+        _say(f"chart: {write_features(paths, features)}")
     elif into is not None:
         _fill(Path(into), {Path(path).stem: _markdown_of(path) for path in paths})
     else:
         _report_lines(paths, output, baseline, markdown)
     return 0
+
+
+def _refuse_beside(written: dict[str, Any], shown: dict[str, Any], named: list[str]) -> None:
+    """An option that would go unheeded is a mistake: each of ``written`` is all that a call does."""
+    ways, others = ([name for name, value in options.items() if value is not None] for options in (written, shown))
+    if ways and len(ways + others) > 1:
+        raise UserError(
+            f"--{ways[0]} writes one thing and nothing else; leave out --{', --'.join((ways + others)[1:])}"
+        )
+    unfit = [name for name in ways + others if name not in ("into", "recipes", "markdown")]
+    if named and unfit:
+        raise UserError(f"{named[0]} has no page, baseline or chart; leave out --{', --'.join(unfit)}")
 
 
 def _report_lines(paths: list[str], output: str | None, baseline: str | None, markdown: bool) -> None:

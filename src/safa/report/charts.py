@@ -131,21 +131,25 @@ def _group(comparison: Comparison, column: str) -> str:
 def features(embedding: Embedding, inks: Mapping[int, str], width: int = 420) -> Figure:
     """The points of one embedding: colour by class (class id -> name of a colour), marker by kind."""
     figure = blank(width, width * 0.86)
-    axes = figure.subplots()
-    for class_id, ink in inks.items():
-        for kind in (1, 2, 0):  # the few real images of a tail class come last, on top
-            rows = (embedding.labels == class_id) & (embedding.kind == kind)
-            _scatter(axes, embedding.points[rows], kind, colour(ink))
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(True)
-    axes.spines[:].set_color(colour("rule"))
+    scatter(figure.subplots(), embedding, inks)
     return figure
 
 
-def _scatter(axes: Any, points: FloatArray, kind: int, ink: str) -> None:
-    style: dict[int, dict[str, Any]] = {
+def scatter(axes: Any, embedding: Embedding, inks: Mapping[int, str]) -> None:
+    """Put these points into axes without a scale."""
+    for class_id, ink in inks.items():
+        for kind in (1, 2, 0):  # the few real images of a tail class come last, on top
+            rows = (embedding.labels == class_id) & (embedding.kind == kind)
+            axes.scatter(*embedding.points[rows].T, alpha=0.85, **_style(kind, colour(ink)))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color(colour("rule"))
+
+
+def _style(kind: int, ink: str) -> dict[str, Any]:
+    styles: dict[int, dict[str, Any]] = {
         0: {"s": 24, "color": ink, "linewidths": 0},
         1: {"s": 36, "color": ink, "linewidths": 1.2},
         2: {"s": 20, "facecolors": "none", "edgecolors": ink, "linewidths": 0.9},
     }
-    axes.scatter(*points.T, marker=KIND_MARKERS[kind], alpha=0.85, **style[kind])
+    return {"marker": KIND_MARKERS[kind], **styles[kind]}

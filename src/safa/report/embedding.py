@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,18 @@ def shown_classes(comparison: Comparison) -> tuple[list[int], list[int]]:
     # sorted is stable: the rarest group first, then the most generated, then the rarest class.
     tails = sorted(rest, key=lambda class_id: (class_id not in rare, -int(amount[class_id])))[:TAILS]
     return heads, tails
+
+
+def inks(heads: list[int], tails: list[int]) -> dict[int, str]:
+    """Class id -> name of a colour: cool ones for heads, warm ones for tails, also where there are fewer heads."""
+    cool = {class_id: f"class-{number}" for number, class_id in enumerate(heads)}
+    return cool | {class_id: f"class-{number}" for number, class_id in enumerate(tails, start=HEADS)}
+
+
+def stored(comparison: Comparison, methods: Sequence[str]) -> dict[str, Features]:
+    """Features of each method's first seed that stored some."""
+    found = {method: [run.features for run in comparison.runs_of(method)] for method in methods}
+    return {method: next(filter(None, features)) for method, features in found.items() if any(features)}
 
 
 def sample(features: Features, classes: list[int]) -> IntArray:

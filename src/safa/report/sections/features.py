@@ -7,25 +7,19 @@ from collections.abc import Mapping, Sequence
 from safa.report import charts, embedding
 from safa.report.comparison import Comparison
 from safa.report.markup import absent, escaped, key, keys, panel
-from safa.report.runs import Run
+from safa.report.runs import Features
 from safa.report.sections.pieces import in_focus, missing
 
 
 def features(comparison: Comparison) -> str:
     """t-SNE of stored features, as the paper's Fig. 1."""
     gaps = missing(comparison.runs, "features.npz")
-    stored = {
-        method: run
-        for method in in_focus(comparison)
-        if (run := next((run for run in comparison.runs_of(method) if run.features is not None), None))
-    }
+    stored = embedding.stored(comparison, in_focus(comparison))
     if not stored:
         return absent(f"no picture of the features: {gaps or 'no features are stored'}")
     heads, tails = embedding.shown_classes(comparison)
-    # Cool colours for heads, warm ones for tails, also where there are fewer than three heads.
-    inks = {class_id: f"class-{number}" for number, class_id in enumerate(heads)}
-    inks |= {class_id: f"class-{number}" for number, class_id in enumerate(tails, start=embedding.HEADS)}
-    panels = "".join(_embedding_panel(method, run, inks) for method, run in stored.items())
+    inks = embedding.inks(heads, tails)
+    panels = "".join(_embedding_panel(method, found, inks) for method, found in stored.items())
     caption = (
         "t-SNE of the penultimate features, each network by itself, its first seed; at most 100 features per "
         "class and kind. Distances between panels mean nothing. Shown are the largest head classes, and the "
@@ -46,9 +40,8 @@ def _class_keys(comparison: Comparison, heads: Sequence[int], inks: Mapping[int,
     return keys(entries) + keys(kinds)
 
 
-def _embedding_panel(method: str, run: Run, inks: Mapping[int, str]) -> str:
-    assert run.features is not None
-    drawn = embedding.embed(run.features, list(inks))
+def _embedding_panel(method: str, found: Features, inks: Mapping[int, str]) -> str:
+    drawn = embedding.embed(found, list(inks))
     if isinstance(drawn, str):
         return f"<figure><h3>{escaped(method)}</h3>{absent(drawn)}</figure>"
     return panel(method, charts.features(drawn, inks), f"t-SNE of the features of {method}")
