@@ -98,7 +98,7 @@ def test_train_leaves_a_run_a_page_and_a_model_and_says_where(call, files, tmp_p
     folder = tmp_path / "runs" / "safa-seed3"
     assert (status, err) == (0, "")
     assert f"page:  {folder / 'report.html'}\nmodel: {folder / 'model.safetensors'}\n" in out
-    made = "checkpoint.pt data.json diagnostics.json features.npz log.jsonl model.safetensors predictions.npz"
+    made = "checkpoint.pt data.json features.npz log.jsonl model.safetensors predictions.npz"
     made += " recipe.yaml report.html result.json subset.json"
     assert {path.name for path in folder.iterdir()} == set(made.split())
     assert json.loads((folder / "result.json").read_text())["seed"] == 3

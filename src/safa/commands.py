@@ -189,11 +189,10 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     lines = _lines(paths)
     if not lines:
         raise UserError(f"there is no result line in {', '.join(paths)}; 'safa train --results FILE' appends them")
-    rows = tables.against_paper(tables.summarise(lines))
     if markdown:
-        _say(tables.to_markdown(rows))
+        _say(_markdown_of_lines(lines))
     else:
-        out.print(tables.to_rich(rows), markup=False)
+        out.print(tables.to_rich(tables.against_paper(tables.summarise(lines))), markup=False)
     if baseline is not None:
         _say(tables.paired_to_markdown(tables.paired(lines, baseline)))
     if output is not None:
@@ -488,13 +487,21 @@ def _fill(text: Path, made: dict[str, str]) -> None:
 
 
 def _markdown_of(path: str) -> str:
-    """The table of a file of result lines, or of the last line of ``safa bench``."""
-    from safa.report import bench, lines, tables
+    """The tables of a file of result lines, or of the last line of ``safa bench``."""
+    from safa.report import bench, lines
 
     last = lines.read_objects(path)[-1:]
     if last and last[0][1].get("kind") in bench.KINDS:
         return bench.to_markdown(last[0][1])
-    return tables.to_markdown(tables.against_paper(tables.summarise(_lines([path]))))
+    return _markdown_of_lines(_lines([path]))
+
+
+def _markdown_of_lines(lines: list[dict[str, Any]]) -> str:
+    """Errors, and what generated features are worth where a line says so."""
+    from safa.report import diagnostics, tables
+
+    errors = tables.to_markdown(tables.against_paper(tables.summarise(lines)))
+    return "\n\n".join(filter(None, (errors, diagnostics.to_markdown(lines))))
 
 
 def _say(text: str) -> None:

@@ -60,7 +60,7 @@ def assigned(output: Output, images: int) -> dict[str, Tensor]:
 
 
 def diagnose(trainer: Trainer) -> dict[str, Any] | None:
-    """What ``diagnostics.json`` says of the rows that a run's last stage generates; None where it generates none.
+    """What a result line says of the rows that a run's last stage generates; None where it generates none.
 
     Three kinds of rows are compared, all of unaugmented images and of the classes that rows are generated of:
     ``generated`` rows, of batches drawn as in training, and ``training`` and ``test`` images.

@@ -278,13 +278,10 @@ def _essence(recipe: recipes.Recipe) -> Any:
 
 
 def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
-    """The result line; also leaves predictions, features and what generated rows are worth in the run's folder."""
+    """The result line; also leaves predictions and features in the run's folder."""
     predicted = trainer.predict("test")
     _save_arrays(job.folder / "predictions.npz", vars(predicted))
     _save_arrays(job.folder / "features.npz", clouds.features(trainer))
-    diagnosed = diagnosis.diagnose(trainer)
-    if diagnosed is not None:
-        write_atomically(job.folder / "diagnostics.json", json.dumps(diagnosed).encode())
     figures = _figures(predicted, data)
     return {
         "recipe": job.name,
@@ -300,6 +297,7 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         **figures,
         **_validation_error(trainer, data),
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
+        **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer)) else {}),
         "subset_sha256": data.subset.sha256,
         "precision": job.recipe.precision,
         "batch_size": job.recipe.batch_size,

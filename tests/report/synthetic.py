@@ -63,6 +63,8 @@ def write_run(
         "run": folder.name,
         **changes,
     }
+    if METHODS[method][2] and "diagnostics" not in changes:
+        result["diagnostics"] = diagnostics(result["groups"], np.random.default_rng(seed))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, ensure_ascii=False))
     (folder / "recipe.yaml").write_text(f"# {method} on a long tail\ndataset: {dataset}\nhead_ratio: 0.2\n")
@@ -72,9 +74,6 @@ def write_run(
     confidence = generator.uniform(0.2, 1, len(labels)).astype(np.float32)
     np.savez(folder / "predictions.npz", labels=labels, predictions=predictions, confidence=confidence)
     np.savez(folder / "features.npz", **features(counts, METHODS[method][2], generator))
-    if METHODS[method][2]:
-        found = diagnostics(result["groups"], np.random.default_rng(seed))
-        (folder / "diagnostics.json").write_text(json.dumps(found))
     for name in leave_out:
         (folder / name).unlink()
     return folder

@@ -119,23 +119,16 @@ def test_generated_features_are_compared_with_training_and_test_features(whole):
 
 def test_figures_on_generated_features_are_means_over_seeds(tmp_path):
     runs = [read_run(run) for run in write_comparison(tmp_path / "runs", ("LDAM-DRW-SAFA",), 2, **BARE)]
-    values = [run.diagnostics.figures["test"]["few"]["assigned"] for run in runs]
+    values = [run.result["diagnostics"]["figures"]["test"]["few"]["assigned"] for run in runs]
     mean, sd = np.mean(values), np.std(values, ddof=1)
     assert f'{mean:.2f} <span class="sd">± {sd:.2f}</span>' in generated(compare(runs))
 
 
 def test_a_run_without_diagnostics_has_its_curves_and_without_those_no_figures(tmp_path):
-    run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS, leave_out=("diagnostics.json",)))
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS, diagnostics=None))
     assert re.match("<h3>Epoch by epoch</h3>", generated(compare([run])))
     bare = generated(compare([replace(run, log=())]))
     assert bare == '<p class="absent">No run on this page has figures on generated features.</p>'
-
-
-@pytest.mark.parametrize("broken", ['{"rows": {}', '{"rows": {}, "figures": []}', '{"figures": {}, "batch_norm": {}}'])
-def test_broken_diagnostics_are_reported(tmp_path, broken):
-    folder = write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS)
-    (folder / "diagnostics.json").write_text(broken)
-    assert "diagnostics.json is broken" in generated(compare([read_run(folder)]))
 
 
 def test_a_class_called_script_is_a_name(tmp_path):

@@ -95,8 +95,8 @@ def summarise(lines: Iterable[Line]) -> list[Row]:
     method whose recipe or number of epochs differ are not averaged: they become rows of their own, told apart
     by ``variant``. Of two lines with the same seed the later counts, as result files are append-only.
     """
-    grouped = _grouped(list(lines))
-    return [_row(block, group) for block, methods in grouped.items() for group in methods.values()]
+    blocks = grouped(list(lines))
+    return [_row(block, group) for block, methods in blocks.items() for group in methods.values()]
 
 
 def labels(lines: Sequence[Line]) -> list[str]:
@@ -135,25 +135,25 @@ def block_of(line: Mapping[str, Any]) -> Block:
     return str(line["dataset"]), float(line["imbalance_factor"]), str(line["model"])
 
 
-def _grouped(lines: Sequence[Line]) -> dict[Block, dict[str, list[Line]]]:
+def grouped(lines: Sequence[Line]) -> dict[Block, dict[str, list[Line]]]:
     """block -> label -> lines, each level in order of first appearance."""
-    grouped: dict[Block, dict[str, list[Line]]] = {}
+    blocks: dict[Block, dict[str, list[Line]]] = {}
     for line, variant in zip(lines, _variants(lines), strict=True):
-        methods = grouped.setdefault(block_of(line), {})
+        methods = blocks.setdefault(block_of(line), {})
         methods.setdefault(_label(line["method"], variant), []).append({**line, "variant": variant})
-    return grouped
+    return blocks
 
 
-def _by_seed(group: Sequence[Line]) -> dict[int, Line]:
+def by_seed(group: Sequence[Line]) -> dict[int, Line]:
     return {int(line["seed"]): line for line in group}
 
 
 def _row(block: Block, group: Sequence[Line]) -> Row:
-    by_seed = _by_seed(group)
-    seeds = tuple(sorted(by_seed))
+    runs = by_seed(group)
+    seeds = tuple(sorted(runs))
 
     def over_seeds(key: str) -> Spread | None:
-        return spread([by_seed[seed][key] for seed in seeds])
+        return spread([runs[seed][key] for seed in seeds])
 
     last = over_seeds("error_last")
     assert last is not None  # reading refuses a line without it
@@ -182,13 +182,13 @@ def paired(lines: Iterable[Line], baseline: str) -> list[Paired]:
     Raises:
         UserError: if no line belongs to the baseline, with the names there are.
     """
-    grouped = _grouped(list(lines))
-    if not any(baseline in methods for methods in grouped.values()):
-        known = ", ".join(sorted({label for methods in grouped.values() for label in methods}))
+    blocks = grouped(list(lines))
+    if not any(baseline in methods for methods in blocks.values()):
+        known = ", ".join(sorted({label for methods in blocks.values() for label in methods}))
         raise UserError(f"no result of the baseline {baseline!r}; there are {known or 'no results'}")
     return [
-        _pair(block, label, _by_seed(group), baseline, _by_seed(methods[baseline]))
-        for block, methods in grouped.items()
+        _pair(block, label, by_seed(group), baseline, by_seed(methods[baseline]))
+        for block, methods in blocks.items()
         if baseline in methods
         for label, group in methods.items()
         if label != baseline

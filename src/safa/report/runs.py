@@ -47,21 +47,6 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Diagnostics:
-    """What a run that generates rows says of them.
-
-    Attributes:
-        rows: kind of rows -> how many were looked at.
-        figures: kind -> group of classes, or ``all`` -> figure -> value, None where there was nothing to measure.
-        batch_norm: layer -> ``shift`` of its batch means and ``factor`` on its deviations.
-    """
-
-    rows: dict[str, int]
-    figures: dict[str, dict[str, dict[str, float | None]]]
-    batch_norm: dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
 class Run:
     """One run folder.
 
@@ -70,7 +55,6 @@ class Run:
         result: the result line.
         log: one object per epoch, in order, each epoch once.
         predictions, features: None when the file is missing or broken.
-        diagnostics: None when the file is broken, and where the run generates nothing, for then there is no file.
         recipe: the text of ``recipe.yaml``, empty when missing.
         missing: file name -> why there is nothing from it, for the sections that need the file.
     """
@@ -80,7 +64,6 @@ class Run:
     log: tuple[lines.Line, ...] = ()
     predictions: Predictions | None = None
     features: Features | None = None
-    diagnostics: Diagnostics | None = None
     recipe: str = ""
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -104,7 +87,6 @@ def read_run(folder: Path | str) -> Run:
         log=log,
         predictions=_predictions(predictions, classes, missing),
         features=_features(features, classes, missing),
-        diagnostics=_diagnostics(folder / "diagnostics.json", missing),
         recipe=_recipe(folder / "recipe.yaml"),
         missing=missing,
     )
@@ -199,28 +181,6 @@ def _features(arrays: dict[str, npt.NDArray[Any]] | None, classes: int, missing:
         missing["features.npz"] = "features.npz does not hold finite features of shape (n, d) with class ids"
         return None
     return Features(features, labels, arrays["kind"].astype(np.int64))
-
-
-def _diagnostics(file: Path, missing: dict[str, str]) -> Diagnostics | None:
-    if not file.exists():
-        return None
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        return Diagnostics(
-            rows={kind: int(amount) for kind, amount in stored["rows"].items()},
-            figures={
-                kind: {group: _numbers(figures) for group, figures in by_group.items()}
-                for kind, by_group in stored["figures"].items()
-            },
-            batch_norm={layer: _numbers(figures) for layer, figures in stored["batch_norm"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        missing[file.name] = f"{file.name} is broken ({type(error).__name__})"
-        return None
-
-
-def _numbers(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if value is None else float(value) for name, value in figures.items()}
 
 
 def _out_of_range(ids: IntArray, classes: int) -> bool:
