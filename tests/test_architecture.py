@@ -17,14 +17,16 @@ SOURCE = Path(safa.__file__).parent
 
 # A unit may import units of the rows above its own, and none of its own row.
 ROWS = [
-    {"errors", "seeding", "stop", "sums", "types"},
-    {"files"},
+    {"errors", "seeding", "stop", "types"},
+    {"files", "sums"},
     {"classes", "recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
-    {"evaluate", "clouds"},
-    {"diagnosis", "parts"},
+    {"evaluate"},
+    {"parts"},
     {"train"},
-    {"runs", "deploy"},
+    {"clouds", "deploy"},
+    {"diagnosis"},
+    {"runs"},
     {"bench"},
     {"commands"},
     {"cli"},

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from safa import diagnosis, runs
 from safa.clouds import Rows
 from safa.diagnosis import (
-    assigned,
     batch_statistics,
     diagnose,
     distance_ratio,
@@ -25,7 +24,7 @@ from safa.diagnosis import (
 )
 from safa.recipe import Augmenter, Named, Stage
 from safa.train import Trainer
-from safa.types import Augmented, Output
+from safa.types import Augmented
 
 CLASSES = [0, 0, 0, 1, 1, 2, 4, 4]  # of the unseen features; class 2 has one, class 3 none
 
@@ -114,20 +113,6 @@ def test_figures_are_of_the_network_the_classifiers_input_and_the_layers_input()
     }
     assert found["few"]["layer_distance_ratio"] == 3
     assert set(found["many"].values()) == {None}
-
-
-def test_the_network_is_watched_on_generated_rows_and_on_real_ones_of_their_classes():
-    labels = torch.tensor([0, 1, 1, 2, 2, 2, 1, 2, 2, 2])  # six images, four generated rows
-    taken_for = torch.tensor([0, 1, 2, 2, 0, 0, 1, 2, 2, 0])
-    output = Output(nn.functional.one_hot(taken_for, 3).float(), labels, torch.zeros(()))
-    found = assigned(output, images=6)
-    assert found["assigned_generated"].item() == 75
-    assert found["assigned_real"].item() == 40  # two of the five real rows of classes 1 and 2
-
-
-def test_nothing_is_watched_where_no_row_was_generated():
-    assert assigned(Output(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), torch.zeros(())), images=4) == {}
-    assert assigned(Output(torch.zeros(4, 3), None, torch.zeros(())), images=4) == {}
 
 
 # --- batch norm --------------------------------------------------------------------------------------------

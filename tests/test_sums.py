@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 
-from safa.sums import Sums
+from safa.sums import Sums, assigned
+from safa.types import Output
 
 
 def test_means_of_a_term_are_over_the_steps_it_occurred_in():
@@ -57,3 +59,17 @@ def test_a_broken_diagnostic_is_no_broken_term():
     sums.add({"a": torch.tensor(1.0)}, torch.tensor(1.0))
     sums.watch({"b": torch.tensor(math.nan)})
     assert sums.broken() is None
+
+
+def test_the_network_is_watched_on_generated_rows_and_on_real_ones_of_their_classes():
+    labels = torch.tensor([0, 1, 1, 2, 2, 2, 1, 2, 2, 2])  # six images, four generated rows
+    taken_for = torch.tensor([0, 1, 2, 2, 0, 0, 1, 2, 2, 0])
+    output = Output(F.one_hot(taken_for, 3).float(), labels, torch.zeros(()))
+    found = assigned(output, images=6)
+    assert found["assigned_generated"].item() == 75
+    assert found["assigned_real"].item() == 40  # two of the five real rows of classes 1 and 2
+
+
+def test_nothing_is_watched_where_no_row_was_generated():
+    assert assigned(Output(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), torch.zeros(())), images=4) == {}
+    assert assigned(Output(torch.zeros(4, 3), None, torch.zeros(())), images=4) == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from safa import assembly
 from safa.classes import head_classes
 from safa.plugin import PlugIn
+from safa.train import Trainer
 from safa.types import Augmented
-
-if TYPE_CHECKING:
-    from safa.train import Trainer
 
 REAL, GENERATED, TEST = 0, 1, 2
 HEAD_CLASSES, TAIL_CLASSES = 3, 2

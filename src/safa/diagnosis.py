@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +18,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from safa import assembly
+from safa import recipe as recipes
 from safa.clouds import Rows, look
+from safa.data.types import Split
 from safa.plugin import PlugIn
 from safa.seeding import seed_for
-from safa.types import Output
-
-if TYPE_CHECKING:
-    from safa import recipe as recipes
-    from safa.data.types import Split
-    from safa.train import Trainer
+from safa.train import Trainer
 
 BATCHES = 20  # to generate rows from
 NORMED_BATCHES = 10
@@ -34,29 +31,6 @@ IMAGES = 2000  # of the training set, and of the test set, at most
 AT_ONCE = 500  # rows of a matrix of distances
 
 Statistics = tuple[int, Tensor, Tensor]
-
-
-@torch.no_grad()
-def assigned(output: Output, images: int) -> dict[str, Tensor]:
-    """How many per cent of rows the network assigns to their class in training; nothing where no row was generated.
-
-    Args:
-        output: of a forward pass with so many images.
-
-    Returns:
-        ``assigned_generated`` of the generated rows, ``assigned_real`` of the real rows of the same classes.
-    """
-    logits, labels = output.logits, output.labels
-    if labels is None or len(logits) == images:
-        return {}
-    right = logits.argmax(dim=1) == labels
-    of_generated = torch.zeros(logits.shape[1], dtype=torch.bool, device=labels.device)
-    of_generated[labels[images:]] = True
-    real = of_generated[labels[:images]]
-    return {
-        "assigned_generated": 100 * right[images:].float().mean(),
-        "assigned_real": 100 * (right[:images] & real).sum() / real.sum(),
-    }
 
 
 def diagnose(trainer: Trainer) -> dict[str, Any] | None:

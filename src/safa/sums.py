@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from safa.types import Output
+
 
 class Sums:
     """Running sums of one epoch's loss terms and diagnostics; on the device, since reading one would wait for it."""
@@ -68,3 +70,26 @@ class Sums:
         sums.diagnostics = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in watched.items()}
         sums.counts, sums.images, sums.seconds = dict(state["counts"]), state["images"], state["seconds"]
         return sums
+
+
+@torch.no_grad()
+def assigned(output: Output, images: int) -> dict[str, Tensor]:
+    """How many per cent of rows the network assigns to their class in training; nothing where no row was generated.
+
+    Args:
+        output: of a forward pass with so many images.
+
+    Returns:
+        ``assigned_generated`` of the generated rows, ``assigned_real`` of the real rows of the same classes.
+    """
+    logits, labels = output.logits, output.labels
+    if labels is None or len(logits) == images:
+        return {}
+    right = logits.argmax(dim=1) == labels
+    of_generated = torch.zeros(logits.shape[1], dtype=torch.bool, device=labels.device)
+    of_generated[labels[images:]] = True
+    real = of_generated[labels[:images]]
+    return {
+        "assigned_generated": 100 * right[images:].float().mean(),
+        "assigned_real": 100 * (right[:images] & real).sum() / real.sum(),
+    }

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from safa import assembly, checkpoint, diagnosis, evaluate, files
+from safa import assembly, checkpoint, evaluate, files
 from safa import recipe as recipes
 from safa.data.batches import Batches
 from safa.data.dataset import LongTailed
@@ -25,7 +25,7 @@ from safa.plugin import PlugIn
 from safa.progress import Progress
 from safa.seeding import seed_for
 from safa.stop import StopRequest
-from safa.sums import Sums
+from safa.sums import Sums, assigned
 from safa.types import Lookahead, Output, Refitted
 
 CHECKPOINT = "checkpoint.pt"
@@ -148,7 +148,7 @@ class Trainer:
             classification = (weights * classification).sum()
         loss = classification + output.loss
         self.sums.add({"classification": classification.detach(), **output.terms}, loss.detach())
-        self.sums.watch({**output.diagnostics, **diagnosis.assigned(output, len(images))})
+        self.sums.watch({**output.diagnostics, **assigned(output, len(images))})
         self._refuse_nan(epoch, loss)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
