@@ -118,6 +118,15 @@ def test_the_last_epoch_and_the_best_on_test_are_told_apart(tiny_run):
     assert line["error_best_epoch"] == errors.index(min(errors))
 
 
+def test_the_best_epoch_is_one_of_the_final_networks_classifier(tmp_path, tiny_recipe, machine):
+    adjusted = Stage(epochs=0, head=Named("adjusted", {"tau": 100.0}))
+    recipe = replace(tiny_recipe, stages=(*tiny_recipe.stages, adjusted))
+    line = runs.run(Job("adjusted", recipe, tmp_path / "run"), machine)
+    log = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert line["error_last"] > min(entry["test"]["error"] for entry in log)  # so strong a prior leaves one class
+    assert (line["error_best"], line["error_best_epoch"]) == (line["error_last"], log[-1]["epoch"])
+
+
 def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, tiny_data):
     assert recipes.load(tiny_run / "recipe.yaml") == tiny_recipe
     subset = Subset.from_json((tiny_run / "subset.json").read_text())

@@ -293,7 +293,7 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "seed": job.recipe.seed,
         "epochs": job.recipe.epochs,
         "error_last": figures.pop("error"),
-        **_best(trainer.history),
+        **_best(trainer.history, job.recipe),
         **figures,
         **_validation_error(trainer, data),
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
@@ -325,9 +325,13 @@ def _figures(predicted: evaluate.Predictions, data: LongTailed) -> dict[str, Any
     }
 
 
-def _best(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The epoch that the test set itself would choose; only for comparison with papers that select so."""
-    tested = [entry for entry in history if entry.get("test")]
+def _best(history: Sequence[Mapping[str, Any]], recipe: recipes.Recipe) -> dict[str, Any]:
+    """The epoch that the test set itself would choose, among those with the final network's classifier.
+
+    It is only for comparison with papers that select so.
+    """
+    renewed = max((index for index, stage in enumerate(recipe.stages) if stage.head is not None), default=0)
+    tested = [entry for entry in history if entry.get("test") and entry["stage"] >= renewed]
     best = min(tested, key=lambda entry: entry["test"]["error"], default=None)
     return {"error_best": best["test"]["error"] if best else None, "error_best_epoch": best["epoch"] if best else None}
 

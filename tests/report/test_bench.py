@@ -44,15 +44,22 @@ STEPS = {
         "methods": {
             "CE": {
                 "step": {"median": 1.0, "low": 1.0, "high": 1.0},
-                "memory": 160.0,
+                "step_memory": 160.0,
                 "inference": {"median": 1.0, "low": 1.0, "high": 1.0},
+                "inference_memory": 40.0,
             },
             "L2RW": {
                 "step": {"median": 3.125, "low": 3.0, "high": 3.5},
-                "memory": 400.0,
+                "step_memory": 400.0,
                 "inference": {"median": 1.004, "low": 0.98, "high": 1.02},
+                "inference_memory": 40.4,
             },
-            "NCM": {"step": None, "memory": None, "inference": {"median": 0.99, "low": 0.9, "high": 1.0}},
+            "NCM": {
+                "step": None,
+                "step_memory": None,
+                "inference": {"median": 0.99, "low": 0.9, "high": 1.0},
+                "inference_memory": 30.0,
+            },
         },
     },
 }
@@ -81,16 +88,17 @@ def test_markdown_holds_every_row_and_where_it_was_measured():
 
 def test_a_method_is_a_row_of_ratios_to_plain_ce_and_one_that_trains_nothing_has_no_step():
     assert bench.rows(STEPS) == [
-        ("CE", "1.00×", "1.00–1.00", "1.00×", "1.00×", "1.00–1.00"),
-        ("L2RW", "3.12×", "3.00–3.50", "2.50×", "1.00×", "0.98–1.02"),
-        ("NCM", "–", "", "–", "0.99×", "0.90–1.00"),
+        ("CE", "1.00×", "1.00–1.00", "1.00×", "1.00×", "1.00–1.00", "1.00×"),
+        ("L2RW", "3.12×", "3.00–3.50", "2.50×", "1.00×", "0.98–1.02", "1.01×"),
+        ("NCM", "–", "", "–", "0.99×", "0.90–1.00", "0.75×"),
     ]
 
 
 def test_markdown_of_the_methods_says_what_the_ratios_are_to():
     text = bench.to_markdown(STEPS).splitlines()
-    assert text[0] == "| method | step | min–max | peak memory | inference | min–max |"
-    assert text[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
-    assert text[4] == "| NCM | – |  | – | 0.99× | 0.90–1.00 |"
+    assert text[0] == "| method | step | min–max | peak memory | inference | min–max | peak memory |"
+    assert text[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert text[4] == "| NCM | – |  | – | 0.99× | 0.90–1.00 | 0.75× |"
     assert text[6].startswith("1.00× is CE: 150 ms (149–155) and 160 MiB per step in bf16, 0.512 ms per image")
+    assert "0.512 ms per image and 40 MiB per batch at inference in float32." in text[6]
     assert text[6].endswith("n = 5 rounds of 20 steps; cpu, 2 cores, 2 threads, torch 2.13.0; memory: resident set.")

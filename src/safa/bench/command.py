@@ -14,7 +14,7 @@ from rich.table import Table
 
 import safa
 from safa.bench import costs, figures
-from safa.bench.memory import kind, kind_of_steps
+from safa.bench.memory import kind, kind_beyond
 from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
 from safa.report import bench, lines
@@ -52,7 +52,7 @@ def run_methods(steps: int, rounds: int, batch_size: int, model: str, precision:
     console = _console()
     with console.status("methods take turns"):
         found = costs.measure(setting, methods(), rounds, steps)
-    measured = {"figures": dataclasses.asdict(found), "memory_of": kind_of_steps(setting.device)}
+    measured = {"figures": dataclasses.asdict(found), "memory_of": kind_beyond(setting.device)}
     return _finished("steps", setting, rounds, steps, measured, results)
 
 

@@ -19,13 +19,15 @@ class Cost:
 
     Attributes:
         step: time of a training step over that of the first method; None where nothing is trained.
-        memory: MiB that training needs at its peak; None where nothing is trained.
+        step_memory: MiB that training needs at its peak; None where nothing is trained.
         inference: time of a pass of the final network over that of the first method's.
+        inference_memory: MiB that such a pass needs at its peak.
     """
 
     step: Spread | None
-    memory: float | None
+    step_memory: float | None
     inference: Spread
+    inference_memory: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def measure(setting: Setting, methods: Sequence[Method], rounds: int, steps: int
     passes = take_turns({name: Inference(stages[name].network.eval(), images) for name in stages}, rounds, steps)
     del stages, trained  # their memory is wanted for the processes that measure it
     peaks = {name: memory.peak_of_steps(setting, name) for name in seconds}
+    inference_peaks = {name: memory.peak_of_inference(setting, name) for name in passes}
     base = methods[0].name
     return Costs(
         base,
@@ -62,8 +65,9 @@ def measure(setting: Setting, methods: Sequence[Method], rounds: int, steps: int
         {
             name: Cost(
                 step=ratios(seconds[name], seconds[base]) if name in seconds else None,
-                memory=peaks.get(name),
+                step_memory=peaks.get(name),
                 inference=ratios(passes[name], passes[base]),
+                inference_memory=inference_peaks[name],
             )
             for name in passes
         },

@@ -1,4 +1,4 @@
-"""Peak memory of training, each variant in a fresh process, since what one leaves behind the next would be charged."""
+"""Peak memory of training and inference, each in a fresh process: what one leaves behind, the next would be charged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from safa.bench.inference import Inference, noise
 from safa.bench.loop import Loop
-from safa.bench.methods import methods
+from safa.bench.methods import Method, methods
 from safa.bench.setting import Setting
 from safa.bench.stage import Stage
 from safa.errors import UserError
@@ -38,15 +39,20 @@ def peak_of_steps(setting: Setting, method: str) -> float:
     return _asked("answer_of_steps", setting, EXACT, method=method)
 
 
+def peak_of_inference(setting: Setting, method: str) -> float:
+    """What a pass of a method's final network needs at its peak, in MiB, beside the process, the weights and images."""
+    return _asked("answer_of_inference", setting, EXACT, method=method)
+
+
 def kind(device: torch.device) -> str:
     """What ``peak`` measures."""
     return "tensors on the GPU" if device.type == "cuda" else "whole process, resident"
 
 
-def kind_of_steps(device: torch.device) -> str:
-    """What ``peak_of_steps`` measures."""
+def kind_beyond(device: torch.device) -> str:
+    """What ``peak_of_steps`` and ``peak_of_inference`` measure."""
     held = "tensors on the GPU" if device.type == "cuda" else "resident"
-    return f"{held}, beyond what the process holds before its first step"
+    return f"{held}, beyond what the process holds before its first step or pass"
 
 
 def _asked(answer: str, setting: Setting, environment: Mapping[str, str], **what: Any) -> float:
@@ -74,11 +80,22 @@ def answer_of_steps() -> None:
     the one that happens to need it.
     """
     setting, asked = _question()
-    method = next(method for method in methods() if method.name == asked["method"])
-    _train(Stage(dataclasses.replace(setting, batch_size=WARM_BATCH), method))
+    method = _named(asked["method"])
+    _train(Stage(_warm(setting), method))
     stage = Stage(setting, method)
     before = _held(setting.device)
     _train(stage)
+    sys.stdout.write(f"{_peak(setting.device) - before}\n")
+
+
+def answer_of_inference() -> None:
+    """The measuring process of ``peak_of_inference``; a few images go first, as in ``answer_of_steps``."""
+    setting, asked = _question()
+    network = Stage(setting, _named(asked["method"])).network.eval()
+    Inference(network, noise(_warm(setting))).turn(STEPS)
+    passes = Inference(network, noise(setting))
+    before = _held(setting.device)
+    passes.turn(STEPS)
     sys.stdout.write(f"{_peak(setting.device) - before}\n")
 
 
@@ -86,6 +103,14 @@ def _question() -> tuple[Setting, dict[str, Any]]:
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(asked.pop("threads"))
     return Setting(**asked.pop("setting")), asked
+
+
+def _named(name: str) -> Method:
+    return next(method for method in methods() if method.name == name)
+
+
+def _warm(setting: Setting) -> Setting:
+    return dataclasses.replace(setting, batch_size=WARM_BATCH)
 
 
 def _train(variant: Loop | Stage) -> None:

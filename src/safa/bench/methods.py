@@ -9,13 +9,15 @@ from safa import library
 from safa import recipe as recipes
 
 FOLDER = "table1/cifar100"
-# Plain CE first, since all are compared with it; then losses, mixing, augmenters, image weights, second classifiers.
+# Plain CE first, since all are compared with it; then losses and samplers, mixing, augmenters, image weights, and what
+# starts from a trained network. What only joins two of these, such as CB-SAFA, costs what they cost.
 NAMES = (
-    "ce", "ce-drw", "focal", "ldam-drw", "ldam-drs", "balanced-softmax", "logit-adjustment",
-    "mixup", "manifold-mixup", "cutmix", "remix",
+    "ce", "cb-ce", "ce-drw", "ce-drs", "focal", "cb-focal", "focal-drw", "ldam", "ldam-drw", "ldam-drs",
+    "balanced-softmax", "logit-adjustment", "label-smoothing",
+    "mixup", "mixup-drw", "manifold-mixup", "cutmix", "remix",
     "ldam-drw-rsg", "ldam-drw-safa", "ldam-drw-deltaencoder", "ldam-drw-ftl", "ldam-drw-hallucinator",
     "l2rw", "meta-weight-net", "meta-class-weight",
-    "crt", "lws", "logit-adjustment-post-hoc", "tau-norm", "ncm",
+    "cb-re-tuning", "crt", "lws", "logit-adjustment-post-hoc", "tau-norm", "ncm",
 )  # fmt: skip
 
 

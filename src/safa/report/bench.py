@@ -11,7 +11,7 @@ KINDS = ("bench", "steps")
 """Kinds of lines: our training against the ordinary loop; every method against plain cross-entropy."""
 
 HEADINGS = ("measured", "median", "min–max", "aim")
-STEP_HEADINGS = ("method", "step", "min–max", "peak memory", "inference", "min–max")
+STEP_HEADINGS = ("method", "step", "min–max", "peak memory", "inference", "min–max", "peak memory")
 _UNTRAINED = "–"
 
 Row = tuple[str, ...]
@@ -64,24 +64,26 @@ def _bench_rows(figures: Mapping[str, Any], precision: str) -> list[Row]:
 
 def _step_rows(figures: Mapping[str, Any]) -> list[Row]:
     """One per method; a method that trains nothing has no step."""
-    plain = figures["methods"][figures["base"]]["memory"]
+    plain = figures["methods"][figures["base"]]
     made = []
     for name, cost in figures["methods"].items():
         trained: Row = (_UNTRAINED, "", _UNTRAINED)
         if cost["step"] is not None:
-            trained = (*_cells(cost["step"], "×", 2), f"{cost['memory'] / plain:.2f}×")
-        made.append((name, *trained, *_cells(cost["inference"], "×", 2)))
+            trained = (*_cells(cost["step"], "×", 2), f"{cost['step_memory'] / plain['step_memory']:.2f}×")
+        answered = (*_cells(cost["inference"], "×", 2), f"{cost['inference_memory'] / plain['inference_memory']:.2f}×")
+        made.append((name, *trained, *answered))
     return made
 
 
 def _units(line: Mapping[str, Any]) -> str:
     """What 1.00× is."""
     figures = line["figures"]
-    step, memory = figures["step_milliseconds"], figures["methods"][figures["base"]]["memory"]
+    step, image = figures["step_milliseconds"], figures["image_milliseconds"]["median"]
+    plain = figures["methods"][figures["base"]]
     return (
         f"1.00× is {figures['base']}: {step['median']:.0f} ms ({step['low']:.0f}–{step['high']:.0f}) and "
-        f"{memory:.0f} MiB per step in {line['precision']}, {figures['image_milliseconds']['median']:.3g} ms per image "
-        "at inference in float32."
+        f"{plain['step_memory']:.0f} MiB per step in {line['precision']}, {image:.3g} "
+        f"ms per image and {plain['inference_memory']:.0f} MiB per batch at inference in float32."
     )
 
 
