@@ -176,7 +176,13 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     trainer = Trainer(job.recipe, data, folder, accelerator, progress=Progress(False))
     trainer.model.load_state_dict(state["model"])
     figures = _figures(trainer.predict(split), data)
-    return {"run": str(folder), "split": split, "epochs": state["done"], **figures, **_best(state["history"])}
+    return {
+        "run": str(folder),
+        "split": split,
+        "epochs": state["done"],
+        **figures,
+        **_best(state["history"], job.recipe),
+    }
 
 
 def job_of(folder: Path, root: str | None = None) -> Job:

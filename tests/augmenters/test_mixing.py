@@ -144,6 +144,19 @@ def test_the_label_of_cutmix_is_the_area_counted_in_pixels():
     assert len(shares) > 10
 
 
+def test_cutmix_mixes_the_share_of_batches_it_is_asked_to():
+    features, cutmix = maps(), CutMix(COUNTS, probability=0.25)
+    outs = [run(cutmix, features, seed=seed) for seed in range(400)]
+    whole = [torch.equal(out.features, features) for out in outs]
+    assert 0.7 < sum(whole) / 400 < 0.85  # a box may be empty by itself, too
+    assert all(out.labels.tolist() == one_hot() for out, as_it_was in zip(outs, whole, strict=True) if as_it_was)
+
+
+def test_a_share_of_batches_is_between_none_and_all():
+    with pytest.raises(UserError, match="probability is a share of the batches, so in \\[0, 1\\], got 2"):
+        CutMix(COUNTS, probability=2)
+
+
 def test_cutmix_leaves_the_features_it_was_given_as_they_are(drawn):
     drawn(0.1)
     features = maps(size=(8, 8))
@@ -395,7 +408,7 @@ def test_counts_may_be_any_kind_of_sequence(make, counts):
 
 def test_settings_show_in_the_representation():
     assert repr(Mixup(COUNTS)) == "Mixup(num_classes=4, alpha=1.0)"
-    assert repr(CutMix(COUNTS, alpha=0.5)) == "CutMix(num_classes=4, alpha=0.5)"
+    assert repr(CutMix(COUNTS, alpha=0.5)) == "CutMix(num_classes=4, alpha=0.5, probability=1.0)"
     assert repr(Remix(COUNTS)) == "Remix(num_classes=4, alpha=1.0, kappa=3.0, tau=0.5)"
 
 

@@ -119,6 +119,18 @@ def test_it_matches_its_definition_written_out(name, weight, soft):
     close(criterion(name, weight)(logits, labels), torch.tensor(mean, dtype=torch.float64))
 
 
+@weighted_or_not
+@hard_or_soft
+def test_label_smoothing_moves_labels_towards_all_classes_alike(weight, soft):
+    logits, labels = batch(soft)
+    weights, shares = weight or ONES, shares_of(labels).tolist()
+    smoothed = [[0.7 * share + 0.3 / CLASSES for share in row] for row in shares]
+    rows = literal.soft_rows(lambda i, c: literal.cross_entropy([logits[i].tolist()], [c], ONES), smoothed, weights)
+    mean = literal.soft_mean(rows, shares, weights)
+    close(criterion("cross_entropy", weight, reduction="none", label_smoothing=0.3)(logits, labels), torch.tensor(rows))
+    close(criterion("cross_entropy", weight, label_smoothing=0.3)(logits, labels), torch.tensor(mean).double())
+
+
 @every_loss
 @weighted_or_not
 @hard_or_soft

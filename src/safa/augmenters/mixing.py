@@ -74,15 +74,17 @@ class CutMix(nn.Module):
     Args:
         class_counts: training images per class, shape (k,); only their number is used.
         alpha: of Beta(alpha, alpha), from which the share of the area outside the box is drawn.
+        probability: share of the batches that are mixed.
 
     Reading:
         - The box is the released code's: its centre is uniform, its half sides are rounded down, and what sticks
           out is cut off. The label then goes by the area that was pasted in fact.
-        - Every batch is mixed. The authors leave every other batch as it is on CIFAR (``cutmix_prob`` 0.5), and
-          none on ImageNet.
+        - Every batch is mixed. The authors leave every other batch as it is on CIFAR (``cutmix_prob`` 0.5, which is
+          ``probability=0.5``), and none on ImageNet.
 
     Raises:
-        UserError: if ``alpha`` or a count is not positive; on a call, if the features are no maps.
+        UserError: if ``alpha`` or a count is not positive, or ``probability`` is outside [0, 1]; on a call, if the
+            features are no maps.
 
     Mixup blends whole rows and works on any features; CutMix needs a height and a width.
     """
@@ -90,10 +92,12 @@ class CutMix(nn.Module):
     mixes = True
     learns_while_idle = False
 
-    def __init__(self, class_counts: ClassCounts, *, alpha: float = 1.0) -> None:
+    def __init__(self, class_counts: ClassCounts, *, alpha: float = 1.0, probability: float = 1.0) -> None:
         super().__init__()
+        if not 0 <= probability <= 1:
+            raise UserError(f"probability is a share of the batches, so in [0, 1], got {probability}")
         self.num_classes = len(counts_tensor(class_counts))
-        self.alpha, self.active = _positive(alpha), True
+        self.alpha, self.probability, self.active = _positive(alpha), probability, True
 
     def forward(self, features: Tensor, labels: Tensor) -> Augmented:
         """Mixed rows and soft labels; features and labels as they are in evaluation or while inactive.
@@ -113,6 +117,8 @@ class CutMix(nn.Module):
         if not (self.active and self.training):
             return _with_no_loss(features, labels)
         share, partner = _share(self.alpha), _partners(features)
+        if self.probability < 1 and float(torch.rand(())) >= self.probability:
+            share = 1.0  # a box without area
         height, width = features.shape[2:]
         centre = int(torch.randint(height, ())), int(torch.randint(width, ()))
         rows, columns = _cut(height, centre[0], share), _cut(width, centre[1], share)
@@ -123,7 +129,7 @@ class CutMix(nn.Module):
         return _with_no_loss(mixed, torch.lerp(soft[partner], soft, 1 - area / (height * width)))
 
     def extra_repr(self) -> str:
-        return f"num_classes={self.num_classes}, alpha={self.alpha}"
+        return f"num_classes={self.num_classes}, alpha={self.alpha}, probability={self.probability}"
 
 
 class Remix(nn.Module):

@@ -218,8 +218,8 @@ def draw_subset(
         every class alike lie between the two, for the same reason.
 
         A fraction of a long tail has one image of a rare class, and says nothing of that class. The same number of
-        every class costs training little on a tail drawn from a balanced set: on CIFAR-100-LT at imbalance 100, 40
-        of every class take 57 of the 10,847 training images, all of the two most frequent classes.
+        every class costs training little on a tail drawn from a balanced set: drawn from all of CIFAR-100 at imbalance
+        100, 40 of every class take 57 of the 10,847 training images, all of the two most frequent classes.
 
     Raises:
         UserError: if a class has fewer images than its place in the profile asks for, or none left beside those
