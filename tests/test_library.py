@@ -82,14 +82,14 @@ def test_the_recipes_of_both_data_sets_differ_by_the_data_set_alone():
 
 SHARED = [
     (160, "ce", "ce-drw ce-drs"),
-    (200, "ce", "cb-re-tuning crt lws tau-norm ncm logit-adjustment-post-hoc"),
+    (200, "ce", "cb-re-tuning crt lws tau-norm tau-norm-validation ncm logit-adjustment-post-hoc"),
     (160, "cb-ce", "cb-safa"),
     (160, "focal", "focal-drw focal-safa"),
     (160, "ldam", "ldam-drw ldam-drs ldam-drw-safa"),
     (160, "ldam", "ldam-drw-deltaencoder ldam-drw-ftl ldam-drw-hallucinator"),
     (160, "mixup", "mixup-drw"),
     (0, "ldam", "ldam-drw-rsg"),  # RSG learns from the first epoch on
-    (0, "ce", "tau-norm-validation meta-class-weight"),  # other training images
+    (0, "ce", "meta-class-weight"),  # other training images
 ]
 
 
@@ -178,7 +178,8 @@ def shared(first: str, second: str) -> int:
     plans = []
     for recipe in (load(first), load(second)):
         data = recipe.data
-        cut = (data.imbalance_factor, data.validation, data.validation_per_class, data.meta_per_class)
+        taken = data.validation_per_class if data.validation_from == "any" else 0
+        cut = (data.imbalance_factor, data.validation, taken, data.meta_per_class)
         plans.append(epochs_of(recipe, {"images": recipe.data.name, "cut": list(cut)}))
     return shared_epochs(*plans)
 

@@ -37,6 +37,14 @@ def cifar(name: str) -> Recipe:
 # --- what is shared ----------------------------------------------------------------------------------------
 
 
+def test_validation_images_are_part_of_a_classifier_that_may_choose_on_them_and_of_nothing_before():
+    chosen = Stage(0, head=Named("tau_normalised"))
+    recipe, held_out = run(LDAM, DRW, chosen, chosen), {**FACTS, "validation": "c" * 64}
+    assert start_key(recipe, FACTS) == start_key(recipe, held_out)
+    assert shared_epochs(epochs_of(recipe, FACTS), epochs_of(recipe, held_out)) == 200
+    assert epochs_of(recipe, held_out)[-1].key != epochs_of(recipe, {**FACTS, "validation": "d" * 64})[-1].key
+
+
 @pytest.mark.parametrize("other", [run(replace(LDAM, epochs=200)), run(LDAM, replace(LDAM, epochs=40))])
 @pytest.mark.parametrize("second", [DRW, SAFA])
 def test_ldam_shares_160_epochs_with_drw_and_safa_however_it_is_cut_into_stages(other, second):

@@ -44,10 +44,11 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
 
     Args:
         recipe: what to run.
-        data_facts: what the training images are (hash of the drawn subset, normalisation, …); ``Dataset.facts``.
+        data_facts: what the training images are (hash of the drawn subset, normalisation, …), and ``validation``,
+            which ones are held out, if any; ``LongTailed.facts``.
         world_size: processes; their number changes batch-norm statistics, so it is part of the address.
     """
-    key = start_key(recipe, data_facts, world_size)
+    key, held_out = start_key(recipe, data_facts, world_size), data_facts.get("validation")
     epochs: list[Epoch] = []
     trained = 0  # epochs before the stage, as the schedule counts them
     for stage_index, stage in enumerate(recipe.stages):
@@ -55,7 +56,10 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
         for local in range(stage.epochs if trains else int(stage.head is not None)):
             lr = _learning_rate(recipe, stage, local, trained + local) if trains else 0.0
             first, last = local == 0, local + 1 >= stage.epochs
-            key = _digest([key, _regime(recipe, stage_index, lr, first, last)])
+            regime = _regime(recipe, stage_index, lr, first, last)
+            if first and stage.head is not None and held_out is not None:
+                regime["validation"] = held_out  # a new classifier may choose a setting on it
+            key = _digest([key, regime])
             evaluate = (local + 1) % stage.evaluate_every == 0 or last
             epochs.append(Epoch(len(epochs), stage_index, stage, first, last, trains, lr, evaluate, key))
         trained += stage.epochs
@@ -66,7 +70,7 @@ def start_key(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
     """Address of the untrained network on these images."""
     settings: dict[str, Any] = {
         "semantics": SEMANTICS,
-        "data": dict(data_facts),
+        "data": {name: fact for name, fact in data_facts.items() if name != "validation"},
         "model": recipes.to_plain(recipe.model),
         "batch_size": recipe.batch_size,
         "precision": recipe.precision,

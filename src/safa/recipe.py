@@ -61,6 +61,7 @@ class Data:
         subset_seed: seed of that shuffle; not the seed of the training.
         validation: fraction of every class's training images set aside.
         validation_per_class: in its place, images of every class alike, first of those that the tail leaves out.
+        validation_from: ``left_out`` takes none of the training images, so that classes may have fewer.
         meta_per_class: images of every class taken out of training first, as the balanced set that meta
             re-weighting steers by; see ``Stage.reweighting``.
         image_size: side of the square that files are decoded to.
@@ -79,6 +80,7 @@ class Data:
     subset_seed: int = 0
     validation: float = 0.0
     validation_per_class: int = 0
+    validation_from: Literal["any", "left_out"] = "any"
     meta_per_class: int = 0
     image_size: int | None = None
     on_corrupt: Literal["stop", "skip"] = "stop"

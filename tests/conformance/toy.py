@@ -63,6 +63,7 @@ def data(spec: recipes.Data = SPEC) -> LongTailed:
         largest=spec.largest,
         validation=spec.validation,
         validation_per_class=spec.validation_per_class,
+        validation_from=spec.validation_from,
         meta_per_class=spec.meta_per_class,
     )
     mean, std = statistics(train.images)

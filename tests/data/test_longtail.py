@@ -257,6 +257,12 @@ def test_a_class_without_an_image_is_named():
             "validation_per_class is a number of images of each class, so at least 0, got -1",
         ),
         ({"validation": 0.1, "validation_per_class": 2}, "both say what to hold out; leave one of them out"),
+        ({"validation_from": "left"}, "validation_from is any or left_out, got 'left'"),
+        ({"validation_from": "left_out"}, "needs validation_per_class, the most images of one class"),
+        (
+            {"validation_from": "left_out", "validation_per_class": 2, "profile": "as_found"},
+            "profile 'as_found' leaves no image out to validate on",
+        ),
         ({"validation_per_class": 10}, "class 0 has 10 images: with validation_per_class=10 none is left to train on"),
         (
             {"validation_per_class": 6, "meta_per_class": 4},
@@ -336,6 +342,16 @@ def test_validation_images_alike_of_every_class_are_first_those_that_the_tail_le
     taken = set(whole.train) - set(subset.train)
     assert taken <= set(subset.validation)
     assert count_labels(labels[sorted(taken)], 3).tolist() == [12, 2, 0]
+
+
+def test_validation_of_left_out_images_alone_takes_none_from_training():
+    labels = balanced_labels(3, 20)  # of which the tail draws 20, 10 and 5
+    whole = draw_subset(labels, 3, imbalance_factor=4)
+    subset = draw_subset(labels, 3, imbalance_factor=4, validation_per_class=12, validation_from="left_out")
+    assert subset.train.tolist() == whole.train.tolist()
+    assert count_labels(labels[subset.validation], 3).tolist() == [0, 10, 12]
+    assert not set(subset.train) & set(subset.validation)
+    assert subset.trained_on == whole.sha256 != subset.sha256
 
 
 def test_validation_images_alike_of_counts_as_found_are_no_tail_of_the_files():

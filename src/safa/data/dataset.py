@@ -72,17 +72,23 @@ class LongTailed:
         return (*self.source.notes, *([count] if skipped else []))
 
     def facts(self) -> Mapping[str, Any]:
-        """What of the data decides the weights: part of a cached stage's address."""
+        """What of the data decides the weights: part of a cached stage's address.
+
+        ``validation`` is there where images are held out: it decides what a classifier chooses on them, and nothing
+        before it.
+        """
         # Only where it differs, like all defaults, so that addresses from before it was listed stay valid.
         ratio = {} if self.spec.head_ratio == recipes.Data.head_ratio else {"head_ratio": self.spec.head_ratio}
+        held_out = {"validation": self.subset.sha256} if len(self.subset.validation) else {}
         return {
             "images": self.source.fingerprint,
-            "subset": self.subset.sha256,
+            "subset": self.subset.trained_on,
             "image_size": self.source.image_size,
             "mean": list(self.source.mean),
             "std": list(self.source.std),
             "augmentation": recipes.to_plain(self.augmentation),
             **ratio,
+            **held_out,
         }
 
 
@@ -103,6 +109,7 @@ def load(spec: recipes.Data) -> LongTailed:
         seed=spec.subset_seed,
         validation=spec.validation,
         validation_per_class=spec.validation_per_class,
+        validation_from=spec.validation_from,
         meta_per_class=spec.meta_per_class,
     )
     if not len(source.test.labels):

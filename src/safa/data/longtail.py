@@ -21,6 +21,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Profile = Literal["exponential", "step", "as_found"]
 Order = Literal["ldam", "rsg"]
+ValidationFrom = Literal["any", "left_out"]
 Indices = Sequence[int] | IntArray
 
 
@@ -125,6 +126,11 @@ class Subset:
             array.setflags(write=False)
         return cls(train=kept, validation=cut, meta=apart, class_counts=counts, sha256=subset_hash(kept, cut, apart))
 
+    @property
+    def trained_on(self) -> str:
+        """Hex digest of what decides the weights: ``sha256`` without the validation images."""
+        return subset_hash(self.train, np.zeros(0, dtype=np.int64), self.meta)
+
     def to_json(self) -> str:
         """The subset as JSON text, to be stored with the run."""
         lists = {
@@ -183,6 +189,7 @@ def draw_subset(
     seed: int = 0,
     validation: float = 0.0,
     validation_per_class: int = 0,
+    validation_from: ValidationFrom = "any",
     meta_per_class: int = 0,
 ) -> Subset:
     """Draw the long-tailed subset that a run trains on.
@@ -204,6 +211,8 @@ def draw_subset(
             last image.
         validation_per_class: in its place, as many images of every class. The images that the tail leaves out come
             first; where a class has fewer of them, the rest is taken from its training images.
+        validation_from: ``any``, or ``left_out`` to take none from the training images: a class of which the tail
+            leaves out fewer has fewer, and the training images are those of a run without validation.
         meta_per_class: images of each class taken out before the profile is laid over the rest, as the
             balanced set of meta re-weighting; 10 on CIFAR-LT.  [Shu et al. 2019]
 
@@ -226,9 +235,10 @@ def draw_subset(
             held out, naming the class.
     """
     _check_choices(profile, order, seed, validation, validation_per_class, meta_per_class)
+    spared = _spared(validation_from, validation_per_class, profile)
     labels = np.asarray(labels)
     available = count_labels(labels, num_classes)
-    _check_left(available, validation_per_class, meta_per_class)
+    _check_left(available, 0 if spared else validation_per_class, meta_per_class)
     wanted = _wanted_counts(available - meta_per_class, profile, imbalance_factor, largest)
     _check_available(wanted, available - meta_per_class, meta_per_class)
     shuffled = order == "ldam" and (profile != "as_found" or validation_per_class + meta_per_class > 0)
@@ -241,7 +251,7 @@ def draw_subset(
             shuffle.shuffle(indices)
         indices, steering = np.split(indices, [len(indices) - meta_per_class])
         if validation_per_class:
-            count = min(count, len(indices) - validation_per_class)
+            count = count if spared else min(count, len(indices) - validation_per_class)
             kept, aside = indices[:count], indices[count : count + validation_per_class]
         else:
             kept, aside = _set_aside(indices[:count], validation, cut)
@@ -318,6 +328,19 @@ def _check_choices(
             f"validation={validation:g} and validation_per_class={validation_per_class} both say what to hold out; "
             "leave one of them out"
         )
+
+
+def _spared(validation_from: str, validation_per_class: int, profile: str) -> bool:
+    """Whether validation takes no training image."""
+    if validation_from not in ("any", "left_out"):
+        raise UserError(f"validation_from is any or left_out, got {validation_from!r}")
+    if validation_from == "any":
+        return False
+    if not validation_per_class:
+        raise UserError("validation_from='left_out' needs validation_per_class, the most images of one class")
+    if profile == "as_found":
+        raise UserError("profile 'as_found' leaves no image out to validate on; leave out validation_from='left_out'")
+    return True
 
 
 def _wanted_counts(
