@@ -55,7 +55,7 @@ Noted = dict[int, tuple[set[str], set[str]]]
 def shrunk(name: str, last: int = 1) -> Recipe:
     """A row of the table: two epochs in its first stage, ``last`` in the last that trains, one in every other."""
     full = recipes.load(ROWS / f"{name}.yaml")
-    lengths = {max(index for index, stage in enumerate(full.stages) if stage.epochs): last, 0: 2}
+    lengths = {last_that_trains(full): last, 0: 2}
     stages = [
         replace(stage, epochs=min(stage.epochs, lengths.get(index, 1))) for index, stage in enumerate(full.stages)
     ]
@@ -69,6 +69,11 @@ def shrunk(name: str, last: int = 1) -> Recipe:
         batch_size=BATCH,
         precision="float32",
     )
+
+
+def last_that_trains(recipe: Recipe) -> int:
+    """Index of the stage that makes the method, or that it only changes the classifier after."""
+    return max(index for index, stage in enumerate(recipe.stages) if stage.epochs)
 
 
 class Watched(Trainer):
@@ -167,8 +172,7 @@ class Method:
 
     def start(self, kind: type[Trainer], recipe: Recipe, images: LongTailed, folder: Path) -> Noted:
         """Put the state before the last stage that trains into a folder, to go on from."""
-        last = max(index for index, stage in enumerate(recipe.stages) if stage.epochs)
-        trunk = replace(recipe, stages=recipe.stages[:last])
+        trunk = replace(recipe, stages=recipe.stages[: last_that_trains(recipe)])
         key = epochs_of(trunk, images.facts())[-1].key
         if key not in self.trunks:
             made = trained(kind, trunk, images, folder.with_name(f"before {folder.name}"))
