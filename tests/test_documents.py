@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from safa.cli import parser
 from safa.commands import _markdown_of
 from safa.report import lines, readme
 from safa.report.tradeoff import write_tradeoff
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+COMMAND_LINE = ROOT / "docs" / "command_line.md"
 RESULTS = sorted((ROOT / "results").glob("*.jsonl"))
 
 
@@ -45,3 +47,18 @@ def test_every_local_link_leads_somewhere(document):
     for link in links:
         if "://" not in link:
             assert (document.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "compare", "evaluate", "predict", "export", "report", "data", "list", "bench"]
+)
+def test_the_command_line_page_has_every_option_and_no_other(command, capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args([command, "--help"])
+    offered = set(re.findall(r"^ {2,}(--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", COMMAND_LINE.read_text(encoding="utf-8"), re.M | re.S))
+    shared = "".join(
+        sections[title] for title in ("Which images and which settings", "On which machine, and what is left")
+    )
+    page = sections[f"`safa {command}`"] + (shared if command in ("train", "compare") else "")
+    assert set(re.findall(r"^\| `(--\w+)", page, re.MULTILINE)) == offered
