@@ -17,9 +17,9 @@ SOURCE = Path(safa.__file__).parent
 
 # A unit may import units of the rows above its own, and none of its own row.
 ROWS = [
-    {"errors", "seeding", "stop", "types"},
-    {"files", "sums"},
-    {"classes", "recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
+    {"errors", "precision", "seeding", "stop", "types"},
+    {"classes", "crossing", "files", "sums"},
+    {"recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
     {"evaluate"},
     {"parts"},

@@ -71,12 +71,19 @@ def test_features_are_what_enters_the_classifier(found, trainer):
         torch.testing.assert_close(logits, trainer.model(images))
 
 
-def test_looking_changes_neither_network_nor_augmenter(trainer):
-    before = copy.deepcopy([trainer.model.state_dict(), trainer.augmenter.state_dict()])
-    clouds.features(trainer)
-    after = [trainer.model.state_dict(), trainer.augmenter.state_dict()]
-    for first, second in zip(before, after, strict=True):
+@pytest.mark.parametrize("name", ["safa", "feature_transfer", "rsg", "delta_encoder"])  # all but the first learn idle
+def test_looking_changes_neither_network_nor_augmenter(name, tiny_recipe, tiny_data, tmp_path):
+    one = replace(tiny_recipe, stages=(recipe.Stage(1, augmenter=recipe.Augmenter(name)),))
+    trainer = Trainer(one, tiny_data, tmp_path, runs.accelerator_for(one, runs.Machine()))
+    trainer.enter(0)
+    parts = trainer.model, trainer.augmenter
+    before = copy.deepcopy([part.state_dict() for part in parts])
+    training = [module.training for module in trainer.augmenter.modules()]
+    assert GENERATED in clouds.features(trainer)["kind"]
+    for first, part in zip(before, parts, strict=True):
+        second = part.state_dict()
         assert all(torch.equal(first[key], second[key]) for key in first)
+    assert [module.training for module in trainer.augmenter.modules()] == training
     assert not trainer.model.fc._forward_pre_hooks
 
 

@@ -80,6 +80,20 @@ def test_an_unseen_feature_is_not_judged_by_itself():
     assert ratios[2].isinf()
 
 
+def test_near_copies_among_many_rows_keep_their_distances():
+    """Far from 0, where a product of matrices has no digits left for them."""
+    unseen, classes = 100 + some(40, seed=0), torch.arange(40) % 2
+    rows = unseen + 1e-3 * some(40, seed=1)
+    expected = []
+    for row, label in zip(rows.double(), classes.tolist(), strict=True):
+        apart = [(int(c), distance(row, other)) for c, other in zip(classes, unseen.double(), strict=True)]
+        own, other = (min(d for c, d in apart if (c == label) == same) for same in (True, False))
+        expected.append(own / other)
+    assert distance_ratio(rows, classes, unseen, classes).tolist() == pytest.approx(expected, rel=1e-4)
+    means = nearest_mean(rows, torch.arange(40), unseen, torch.arange(40))  # every feature is a mean
+    assert means.tolist() == [100.0] * 40
+
+
 def test_no_row_at_all_gives_no_figure():
     none, place = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), (some(8, seed=0), torch.tensor(CLASSES))
     assert nearest_mean(*none, *place).shape == distance_ratio(*none, *place).shape == (0,)

@@ -79,6 +79,13 @@ def test_logits_are_scale_times_cosines():
     torch.testing.assert_close(head(features), expected)
 
 
+def test_features_of_tokens_are_scored_token_by_token():
+    features = torch.randn(4, 5, 6)
+    for head in (CosineHead(6, 3), *map(refitted, SECOND_STAGE.values()), refitted(ScaledHead, CosineHead(6, 3))):
+        expected = torch.stack([head(features[:, token]) for token in range(5)], dim=1)
+        torch.testing.assert_close(head(features), expected)
+
+
 def test_a_feature_on_its_class_vector_scores_the_scale():
     head = CosineHead(5, 2)
     torch.testing.assert_close(head(3 * head.weight.detach()).diagonal(), torch.full((2,), 30.0))
@@ -462,6 +469,12 @@ def test_the_chosen_tau_shows_in_the_representation_and_is_in_the_state():
     assert "tau=0)" in repr(new)
     new.load_state_dict(head.state_dict())
     assert repr(new) == repr(head)
+
+
+def test_a_head_without_values_can_be_shown():
+    for kind in (CosineHead, *SECOND_STAGE.values()):
+        with torch.device("meta"):
+            assert repr(kind(6, 3)).startswith(kind.__name__)
 
 
 def test_without_tau_and_without_validation_both_ways_out_are_named():

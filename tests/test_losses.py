@@ -24,7 +24,7 @@ from safa.losses import (
     ldam_margins,
     logit_adjustment_loss,
 )
-from safa.weighting import effective_number_weights, uniform_weights
+from safa.weighting import effective_number_weights
 from tests.reference import losses as literal
 
 COUNTS = [500, 60, 7, 1]
@@ -212,7 +212,7 @@ def test_balanced_softmax_is_logit_adjustment_with_tau_one():
 @every_criterion
 def test_uniform_weights_change_nothing(build):
     logits, labels = batch()
-    assert close(build(weight=uniform_weights(COUNTS))(logits, labels), build()(logits, labels))
+    assert close(build(weight=torch.ones(4))(logits, labels), build()(logits, labels))
 
 
 # --- soft labels -------------------------------------------------------------------------------------------
@@ -321,6 +321,31 @@ def test_ldam_of_a_single_class_loses_nothing_and_has_no_gradient():
 def test_soft_labels_of_another_shape_are_refused(build, shape):
     with pytest.raises(UserError, match=r"one probability per row and class, shape \(11, 4\) like the logits, got"):
         build()(batch()[0], torch.ones(shape))
+
+
+@pytest.mark.parametrize("n", [4, 11])
+@every_criterion
+def test_one_hot_labels_that_are_integers_are_refused(build, n):
+    """With as many rows as classes they would broadcast."""
+    logits, labels = batch(n)
+    with pytest.raises(
+        UserError, match=rf"one number per row, shape \({n},\), got torch.int64 of shape \({n}, 4\); soft"
+    ):
+        build()(logits, F.one_hot(labels, 4))
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (12,)])
+@every_criterion
+def test_another_number_of_class_ids_is_refused(build, shape):
+    with pytest.raises(UserError, match=r"one number per row, shape \(11,\), got"):
+        build()(batch()[0], torch.ones(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4)])
+@every_criterion
+def test_logits_that_are_no_rows_are_refused(build, shape):
+    with pytest.raises(UserError, match=r"one row per label, shape \(n, k\), got"):
+        build()(torch.ones(shape), torch.tensor([0, 1]))
 
 
 # --- one loss per row --------------------------------------------------------------------------------------
@@ -518,13 +543,13 @@ def test_settings_show_in_the_representation():
     [
         ([5, 0, 3], "got 0 for class 1"),
         ([5, -2], "got -2 for class 1"),
-        ([0.6, 0.4], "must be integers"),
-        ([True, True], "must be integers"),
+        ([0.6, 0.4], "must be whole numbers, got 0.6 for class 0"),
+        ([True, True], "must be whole numbers, got bool"),
         ([[5, 3]], r"shape \(1, 2\)"),
         ([], r"shape \(0,\)"),
     ],
 )
-def test_counts_must_be_one_positive_integer_per_class(loss, counts, said):
+def test_counts_must_be_one_positive_whole_number_per_class(loss, counts, said):
     with pytest.raises(UserError, match=said):
         loss(counts)
 
@@ -545,6 +570,16 @@ def test_read_only_counts_are_copied():
 def test_logits_with_another_number_of_classes_are_refused(loss):
     with pytest.raises(UserError, match=f"{loss.__name__} was built for 4 classes but the logits have 10 columns"):
         loss(COUNTS)(torch.zeros(2, 10), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("shape", [(9,), (3,), (), (4, 1)])
+@pytest.mark.parametrize("labels", [batch()[1], soft_labels()], ids=["class ids", "soft labels"])
+@every_criterion
+def test_class_weights_of_another_number_of_classes_are_refused(build, labels, shape):
+    with pytest.raises(
+        UserError, match=r"shape \(4,\) for logits with 4 columns, got .*; pass the class weights of this"
+    ):
+        build(weight=torch.ones(shape))(batch()[0], labels)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from safa.errors import UserError
-from safa.sampling import EffectiveNumber, EpochSampler, InstanceBalanced, PairSampler
+from safa.sampling import ClassBalanced, EffectiveNumber, EpochSampler, InstanceBalanced, PairSampler
 
 COUNTS = [120, 30, 9, 1]
 LABELS = np.random.RandomState(0).permutation(np.repeat([7, 0, 3, 5], COUNTS))  # class ids out of order, with gaps
@@ -120,6 +120,21 @@ def test_ranks_share_the_anchors_between_them():
 def test_an_odd_batch_of_pairs_is_refused():
     with pytest.raises(UserError, match="batch_size of PairSampler must be a positive multiple of 2, got 7"):
         PairSampler(LABELS, 7)
+
+
+@pytest.mark.parametrize("sampler", [InstanceBalanced, ClassBalanced, PairSampler])
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 2.0}, {"batch_size": "4"}, {"seed": 0.5}, {"rank": 0.0}, {"world_size": None}]
+)
+def test_what_is_no_whole_number_is_refused_before_the_first_epoch(sampler, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"{name} must be a whole number, got {value!r}; pass an int"):
+        sampler(LABELS, **{"batch_size": 4, **wrong})
+
+
+def test_numbers_of_numpy_are_whole_numbers():
+    batches = list(ClassBalanced(LABELS, np.int64(16), seed=np.uint8(3)))
+    assert batches == list(ClassBalanced(LABELS, 16, seed=3))
 
 
 def test_beta_of_one_is_refused_at_once():

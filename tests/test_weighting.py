@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 
 from safa.errors import UserError
 from safa.weighting import (
+    checked_counts,
     counts_tensor,
     effective_number_weights,
     effective_numbers,
     inverse_frequency_weights,
-    uniform_weights,
 )
 
 COUNTS = [5000, 300, 20, 1]
-SCHEMES = [uniform_weights, inverse_frequency_weights, effective_number_weights]
+SCHEMES = [inverse_frequency_weights, effective_number_weights]
 
 
 def test_effective_number_weights_match_the_loop_over_images():
@@ -38,7 +40,7 @@ def test_effective_numbers_grow_from_one_towards_their_limit():
 
 
 def test_beta_zero_is_uniform():
-    assert torch.equal(effective_number_weights(COUNTS, beta=0.0), uniform_weights(COUNTS))
+    assert torch.equal(effective_number_weights(COUNTS, beta=0.0), torch.ones(4))
 
 
 def test_beta_towards_one_is_inverse_frequency():
@@ -72,7 +74,7 @@ def test_equal_counts_have_equal_weights(scheme):
     assert torch.allclose(scheme([70] * 5), torch.ones(5))
 
 
-@pytest.mark.parametrize("scheme", [inverse_frequency_weights, effective_number_weights])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_smaller_classes_weigh_more(scheme):
     assert (scheme(COUNTS).diff() > 0).all()
 
@@ -96,8 +98,58 @@ def test_counts_tensor_is_a_copy():
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_class_without_images_is_named(scheme):
-    with pytest.raises(UserError, match="got 0 for class 2"):
+    with pytest.raises(UserError, match="got 0 for class 2; leave out classes without training images"):
         scheme([4, 3, 0])
+
+
+def test_whole_numbers_of_any_kind_are_taken_as_integers():
+    kinds = [
+        torch.tensor(COUNTS, dtype=torch.bfloat16),
+        [torch.tensor(count) for count in COUNTS],
+        np.array(COUNTS, dtype=np.float32),
+        np.array(COUNTS, dtype=np.uint16),
+        [5000.0, 300, np.int64(20), 1],
+    ]
+    expected = [4992, 300, 20, 1], *[COUNTS] * 4  # 5000 has too many digits for bfloat16
+    assert [checked_counts(kind) for kind in kinds] == [*expected]
+    assert all(type(count) is int for kind in kinds for count in checked_counts(kind))
+
+
+def test_a_class_may_be_without_images_where_that_does_no_harm():
+    assert checked_counts([4, 0, 3], least=0) == [4, 0, 3]
+    with pytest.raises(UserError, match="at least 0, got -5 for class 1; pass numbers of images"):
+        checked_counts([4, -5, 3], least=0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (
+            Counter({3: 4, 0: 100}),
+            "is a Counter, whose order need not be that of the class ids; pass a list by class id",
+        ),
+        ({0: 5, 1: 3}, "is a dict, .* pass a list by class id"),
+        (["60", "40"], "must be whole numbers, got <U2; pass numbers of images"),
+        ("60", r"one whole number per class, got shape \(\)"),
+        (None, r"got shape \(\)"),
+        (7, r"got shape \(\)"),
+        ({60, 40}, r"got shape \(\)"),
+        ([], r"got shape \(0,\)"),
+        (torch.ones(2, 3), r"got shape \(2, 3\)"),
+        ([[60], [40, 3]], "one whole number per class, got no array of numbers"),
+        ([60, None], "must be whole numbers, got object"),
+        ([True, False], "must be whole numbers, got bool"),
+        ([0.1, 0.6, 0.3], "got 0.1 for class 0; pass numbers of images, not shares"),
+        ([60, float("nan")], "got nan for class 1"),
+        ([60, float("inf")], "got inf for class 1"),
+        ([60, -1], "at least 1, got -1 for class 1; pass numbers of images"),
+    ],
+    ids=str,
+)
+def test_what_is_not_one_number_of_images_per_class_is_refused(counts, said):
+    for check in (checked_counts, counts_tensor):
+        with pytest.raises(UserError, match=said):
+            check(counts)
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.0, 1.5, float("nan")])

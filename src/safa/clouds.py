@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,8 @@ class _Entering:
 def look(trainer: Trainer, images: Tensor, labels: Tensor, augmenter: Any = None) -> Rows:
     """Rows of images, in order, and after them those that the augmenter makes of them; before the trainer's layer.
 
-    Network and augmenter stay in evaluation mode and unchanged.
+    The network is left in evaluation mode and unchanged. The augmenter is left in training mode, and some learn while
+    they look: let it be a copy.
     """
     entering = _Entering(augmenter)
     plug = PlugIn(trainer.model, trainer.plug_before, entering).eval()
@@ -100,12 +102,12 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
         parts.append((_classifier_inputs(trainer.model, images), labels, kind))
         if kind == REAL and trainer.augmenter is not None and not getattr(trainer.augmenter, "mixes", False):
             parts.append((*_generated(trainer, images, labels), GENERATED))
-    names = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
+    class_ids = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
     return {
         "features": np.concatenate([rows.float().cpu().numpy() for rows, _, _ in parts]),
-        "labels": names,
+        "labels": class_ids,
         "kind": np.concatenate([np.full(len(labels), kind, dtype=np.uint8) for _, labels, kind in parts]),
-        "is_head": np.isin(names, head),
+        "is_head": np.isin(class_ids, head),
     }
 
 
@@ -135,7 +137,7 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows the augmenter makes of these images, at most ``PER_CLASS`` of one class."""
     torch.manual_seed(0)
-    made = look(trainer, images, labels, trainer.augmenter).take(slice(len(images), None))
+    made = look(trainer, images, labels, copy.deepcopy(trainer.augmenter)).take(slice(len(images), None))
     chosen = [(made.labels == c).nonzero().squeeze(1)[:PER_CLASS] for c in torch.unique(made.labels)]
     keep = torch.cat(chosen) if chosen else made.labels
     return made.classifier[keep], made.labels[keep]

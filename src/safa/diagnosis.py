@@ -119,7 +119,7 @@ def nearest_mean(
     """
     names, place, counts = torch.unique(classes, return_inverse=True, return_counts=True)
     sums = unseen.new_zeros(len(names), unseen.shape[1]).index_add_(0, place, unseen)
-    distances, own = torch.cdist(features, sums / counts[:, None]), labels[:, None] == names
+    distances, own = _distances(features, sums / counts[:, None]), labels[:, None] == names
     if itself is not None:  # without x, the mean of n lies n / (n - 1) times as far from x
         distances = torch.where(own, distances * (counts / (counts - 1)), distances)
     known = (own & (counts > (0 if itself is None else 1))).any(dim=1)
@@ -140,13 +140,19 @@ def distance_ratio(
     """
     ratios = [features.new_zeros(0)]
     for rows in torch.split(torch.arange(len(features), device=features.device), AT_ONCE):
-        distances = torch.cdist(features[rows], unseen)
+        distances = _distances(features[rows], unseen)
         if itself is not None:
             distances.scatter_(1, itself[rows, None], torch.inf)
         same = labels[rows, None] == classes
         own, other = (distances.masked_fill(hidden, torch.inf).amin(dim=1) for hidden in (~same, same))
         ratios.append(own / other)
     return torch.cat(ratios)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean, (n, d) and (m, d) -> (n, m)."""
+    # By default torch multiplies matrices where there are more than 25 rows, which gives near copies any distance.
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def over_classes(

@@ -19,6 +19,9 @@ Reading, for soft labels p and class weights w:
   the weights of its own labels; a batch mixed with a permutation of itself has these sums alike.
 
 ``reduction="none"`` returns what the mean sums up, one loss per row with its weight in it, shape (n,).
+
+Logits, labels or weights of another shape raise ``UserError``. Class ids out of range do not, for looking at them would
+wait for the device.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.errors import UserError
+from safa.precision import lifted
 from safa.weighting import ClassCounts, counts_tensor
 
 Reduction = Literal["mean", "none"]
@@ -58,8 +62,8 @@ def focal_loss(
         LDAM-DRW's code computes p as exp(-w_y ce), so that a class weight also changes what counts as easy; here
         p is the model's probability unless ``released``. The mean is over images, not over weights, as there.
     """
-    logits = _lifted(logits)
-    soft = _soft(labels, logits)
+    logits = lifted(logits)
+    soft = _soft(logits, labels, weight)
     ce = -logits.log_softmax(1) if soft else F.cross_entropy(logits, labels, reduction="none")
     weighted = ce
     if weight is not None:
@@ -109,8 +113,8 @@ def ldam_loss(
         The released loss takes cosines and computes CE(s (cos - m)). Our logits are s cos already, so this is
         the same. With soft labels a row is every class in turn: l_ic has the margin of class c on logit c alone.
     """
-    logits = _lifted(logits)
-    if _soft(labels, logits):
+    logits = lifted(logits)
+    if _soft(logits, labels, weight):
         losses = -F.logsigmoid(_log_odds(logits) - scale * margins.to(logits))
         shares = _shares(labels, weight, losses)
         return _reduced((shares * losses).sum(1), shares, reduction)
@@ -130,7 +134,7 @@ def balanced_softmax_loss(
 
     Shapes: logits (n, k), labels (n,) or (n, k), class_counts (k,), weight (k,) or None.
     """
-    logits = _lifted(logits)
+    logits = lifted(logits)
     return _weighted_cross_entropy(logits + class_counts.to(logits).log(), labels, weight, reduction)
 
 
@@ -147,7 +151,7 @@ def logit_adjustment_loss(
 
     Shapes: logits (n, k), labels (n,) or (n, k), class_counts (k,), weight (k,) or None.
     """
-    logits = _lifted(logits)
+    logits = lifted(logits)
     counts = class_counts.to(logits)
     return _weighted_cross_entropy(logits + tau * (counts / counts.sum()).log(), labels, weight, reduction)
 
@@ -181,7 +185,7 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return _weighted_cross_entropy(
-            _lifted(logits), labels, self.weight, self.reduction, label_smoothing=self.label_smoothing
+            lifted(logits), labels, self.weight, self.reduction, label_smoothing=self.label_smoothing
         )
 
     def extra_repr(self) -> str:
@@ -356,28 +360,34 @@ class LogitAdjustmentLoss(nn.Module):
         return f"tau={self.tau}, {_shown(self.weight, self.reduction)}"
 
 
-def _lifted(logits: Tensor) -> Tensor:
-    """Half types to float32; float32 and float64 as they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _soft(labels: Tensor, logits: Tensor) -> bool:
-    """Whether these are soft labels, which then must have the shape of the logits."""
-    if not labels.is_floating_point():
-        return False
-    if labels.shape != logits.shape:
+def _soft(logits: Tensor, labels: Tensor, weight: Tensor | None) -> bool:
+    """Whether these are soft labels; refuses labels and weights whose shape is not that of the logits."""
+    if logits.dim() != 2:
+        raise UserError(f"logits have one row per label, shape (n, k), got {tuple(logits.shape)}; flatten them to that")
+    n, k = logits.shape
+    if weight is not None and weight.shape != (k,):
         raise UserError(
-            f"soft labels hold one probability per row and class, shape {tuple(logits.shape)} like the logits, got "
+            f"weight holds one number per class, shape ({k},) for logits with {k} columns, got {tuple(weight.shape)}; "
+            "pass the class weights of this data set"
+        )
+    if labels.is_floating_point() and labels.shape != (n, k):
+        raise UserError(
+            f"soft labels hold one probability per row and class, shape ({n}, {k}) like the logits, got "
             f"{tuple(labels.shape)}; class ids have shape (n,) and are int64"
         )
-    return True
+    if not labels.is_floating_point() and labels.shape != (n,):
+        raise UserError(
+            f"class ids have one number per row, shape ({n},), got {labels.dtype} of shape {tuple(labels.shape)}; "
+            "soft labels, one-hot ones too, are floating point"
+        )
+    return labels.is_floating_point()
 
 
 def _weighted_cross_entropy(
     logits: Tensor, labels: Tensor, weight: Tensor | None, reduction: Reduction, *, label_smoothing: float = 0.0
 ) -> Tensor:
     weight = None if weight is None else weight.to(logits)
-    if not _soft(labels, logits):
+    if not _soft(logits, labels, weight):
         reduction = _known(reduction)  # torch knows more of them
         return F.cross_entropy(logits, labels, weight=weight, reduction=reduction, label_smoothing=label_smoothing)
     shares = _shares(labels, weight, logits)  # those of the labels as given: torch divides by w_y, smoothed or not
@@ -417,10 +427,10 @@ def _known(reduction: Reduction) -> Reduction:
 
 
 def _same_classes(criterion: nn.Module, logits: Tensor, per_class: Tensor) -> None:
-    if logits.shape[1] != len(per_class):
+    if logits.shape[-1] != len(per_class):
         raise UserError(
             f"{type(criterion).__name__} was built for {len(per_class)} classes but the logits have "
-            f"{logits.shape[1]} columns; pass the class_counts of this data set"
+            f"{logits.shape[-1]} columns; pass the class_counts of this data set"
         )
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +53,7 @@ class EpochSampler(Sampler[list[int]], ABC):
         drop_last: bool = False,
     ) -> None:
         self.labels = _checked_labels(labels)
+        _check_whole(batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         if batch_size < 1 or batch_size % self.images_per_item:
             raise UserError(
                 f"batch_size of {type(self).__name__} must be a positive multiple of {self.images_per_item}, "
@@ -239,3 +241,9 @@ def _checked_labels(labels: ArrayLike) -> Indices:
     if not np.issubdtype(checked.dtype, np.integer):
         raise UserError(f"labels must be integers, got {checked.dtype}; map class names to ids first")
     return checked.astype(np.int64)
+
+
+def _check_whole(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, Integral):
+            raise UserError(f"{name} must be a whole number, got {number!r}; pass an int")

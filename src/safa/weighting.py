@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,33 +13,44 @@ from torch import Tensor
 from safa.errors import UserError
 
 ClassCounts = Sequence[int] | NDArray[Any] | Tensor
-"""Training images per class, by class id: shape (k,), integers, all positive."""
+"""Training images per class, by class id: shape (k,), whole numbers."""
+
+
+def checked_counts(class_counts: ClassCounts, *, least: int = 1) -> list[int]:
+    """Class counts as plain integers, by class id.
+
+    Args:
+        class_counts: shape (k,); floats are taken where they are whole numbers.
+        least: 1, or 0 where a class without training images does no harm.
+
+    Raises:
+        UserError: if they are not one whole number per class, each at least ``least``.
+    """
+    counts = _array(class_counts)
+    if counts.ndim != 1 or counts.size == 0:
+        raise UserError(f"class_counts needs one whole number per class, got shape {counts.shape}")
+    if counts.dtype.kind not in "iuf":
+        raise UserError(f"class_counts must be whole numbers, got {counts.dtype}; pass numbers of images")
+    for class_id, count in enumerate(counts.tolist()):
+        if not float(count).is_integer():
+            raise UserError(
+                f"class_counts must be whole numbers, got {count} for class {class_id}; "
+                "pass numbers of images, not shares"
+            )
+        if count < least:
+            way_out = "pass numbers of images" if count else "leave out classes without training images"
+            raise UserError(f"class_counts must be at least {least}, got {count} for class {class_id}; {way_out}")
+    return [int(count) for count in counts.tolist()]
 
 
 def counts_tensor(class_counts: ClassCounts) -> Tensor:
-    """A checked copy of the class counts, shape (k,), int64.
+    """A checked copy of the class counts, shape (k,), int64, where they are.
 
     Raises:
-        UserError: if they are not one positive integer per class.
+        UserError: if they are not one whole number per class, each at least 1.
     """
-    given = class_counts.detach().clone() if isinstance(class_counts, Tensor) else np.array(class_counts)
-    counts = torch.as_tensor(given)
-    if counts.ndim != 1 or counts.numel() == 0:
-        raise UserError(f"class_counts needs one integer per class, got shape {tuple(counts.shape)}")
-    if counts.dtype == torch.bool or counts.is_floating_point() or counts.is_complex():
-        raise UserError(f"class_counts must be integers, got {counts.dtype}; pass numbers of images, not shares")
-    empty = torch.nonzero(counts < 1).flatten().tolist()
-    if empty:
-        raise UserError(
-            f"class_counts must be positive, got {int(counts[empty[0]])} for class {empty[0]}; "
-            "leave out classes without training images"
-        )
-    return counts.to(torch.int64)
-
-
-def uniform_weights(class_counts: ClassCounts) -> Tensor:
-    """Weight 1 for every class, shape (k,), float32: the mean over images, as without weights."""
-    return torch.ones_like(counts_tensor(class_counts), dtype=torch.float32)
+    device = class_counts.device if isinstance(class_counts, Tensor) else None
+    return torch.tensor(checked_counts(class_counts), dtype=torch.int64, device=device)
 
 
 def inverse_frequency_weights(class_counts: ClassCounts, power: float = 1.0) -> Tensor:
@@ -100,3 +111,15 @@ def effective_numbers(class_counts: NDArray[Any], beta: float) -> NDArray[np.flo
 
 def _with_mean_one(weights: Tensor) -> Tensor:
     return (weights / weights.mean()).float()
+
+
+def _array(class_counts: Any) -> NDArray[Any]:
+    if isinstance(class_counts, Mapping):
+        raise UserError(
+            f"class_counts is a {type(class_counts).__name__}, whose order need not be that of the class ids; "
+            "pass a list by class id"
+        )
+    try:
+        return np.array(class_counts.tolist() if isinstance(class_counts, Tensor) else class_counts)
+    except (TypeError, ValueError) as error:  # rows of unequal lengths, a list of tensors on a GPU
+        raise UserError(f"class_counts needs one whole number per class, got no array of numbers: {error}") from error

@@ -126,6 +126,13 @@ def test_reading_generated_rows_are_constants_and_the_reconstruction_trains_ever
     assert not features.grad.any()
 
 
+def test_generated_rows_leave_no_graph_behind():
+    module, made = trained(), []
+    module.decoder.register_forward_hook(lambda _, given, decoded: made.append(decoded.requires_grad))
+    run(module, maps())
+    assert made == [True, False]  # rebuilding, then generating
+
+
 def test_reading_it_learns_while_inactive_and_generates_nothing():
     module, features = trained(), maps()
     active = run(module, features)

@@ -99,6 +99,21 @@ def test_gradients_of_mixed_rows_are_those_of_finite_differences():
         assert torch.autograd.gradcheck(lambda x: run(module, x, [0, 1, 2, 3], seed=5).features, features)  # noqa: B023
 
 
+@every_augmenter
+def test_shares_and_boxes_are_drawn_on_the_cpu_whatever_device_is_torchs_default(make):
+    module, features, labels = (
+        make(COUNTS, **({"probability": 0.9} if make is CutMix else {})),
+        maps(),
+        torch.tensor(LABELS),
+    )
+    expected = run(module, features)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        found = module(features, labels)
+    assert torch.equal(found.features, expected.features)
+    assert torch.equal(found.labels, expected.labels)
+
+
 # --- cutmix ------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +141,7 @@ def test_reading_cutmix_pastes_the_box_of_the_released_code(drawn, share, size, 
 
 def test_a_box_at_the_corner_is_cut_off_and_counts_by_what_is_left(drawn, monkeypatch):
     drawn(0.75, [1, 0])  # sides of half the length: 4 of 8, two to each side of the centre
-    monkeypatch.setattr(torch, "randint", lambda high, size: torch.tensor(0))
+    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.tensor(0))
     out = CutMix(COUNTS)(torch.arange(2.0)[:, None, None, None].expand(2, 1, 8, 8), torch.tensor([0, 1]))
     assert out.features[0].nonzero().tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
     assert out.labels.tolist() == [[60 / 64, 4 / 64, 0, 0], [4 / 64, 60 / 64, 0, 0]]

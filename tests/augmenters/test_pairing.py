@@ -82,6 +82,13 @@ def test_spread_uses_no_index_twice_before_all_were_used(n, over):
     assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize(("n", "over"), [(1, 4), (3, 5), (7, 5)])
+def test_spread_uses_every_index_equally_often_over_many_draws(n, over):
+    torch.manual_seed(0)
+    times = Counter(index for _ in range(1000) for index in spread(n, over, CPU).tolist())
+    assert all(abs(times[index] - 1000 * n / over) < 70 for index in range(over))  # sd at most 16
+
+
 IS_HEAD = torch.tensor([False, True, False, True, False, False, False])
 
 
@@ -109,6 +116,15 @@ def test_every_head_pair_of_a_match_gets_a_tail_pair_of_one_class(labels):
     used = Counter(tails).values()
     assert max(used) - (min(used) if len(used) == sum((n + 1) // 2 for n in tail.values()) else 0) <= 1
     assert match.partnered.tolist() == [p for p, (i, k) in enumerate(tails) if i != k]
+
+
+def test_every_tail_pair_meets_a_single_head_pair_equally_often_over_many_draws():
+    torch.manual_seed(0)
+    labels, classes = [1, 1, 0, 0, 2, 2, 4, 5, 5, 6], Counter()
+    for _ in range(500):
+        classes.update(labels[row] for row in matched(labels).tail_i.tolist())
+    assert set(classes) == {0, 2, 4, 5, 6}
+    assert all(abs(times - 100) < 45 for times in classes.values())  # sd 9
 
 
 def test_rows_of_a_match_are_the_first_tail_rows_then_the_second_of_those_that_have_one():

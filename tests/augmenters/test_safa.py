@@ -53,6 +53,11 @@ def weights(module: nn.Module) -> literal.Block:
     return {name: tensor.detach() for name, tensor in module.state_dict().items()}
 
 
+def leaves(module: nn.Module) -> literal.Block:
+    """Copies of the parameters that the equations can be differentiated by."""
+    return {name: parameter.detach().clone().requires_grad_() for name, parameter in module.named_parameters()}
+
+
 def explanation(safa: SAFA, features: Tensor, augmented: Augmented, labels: list[int] = LABELS) -> literal.Step:
     """The one pairing of the batch by which the equations give just these generated rows."""
     maps_ = as_maps(features, safa.layout)
@@ -86,9 +91,9 @@ def assert_equations_hold(labels: list[int] = LABELS, **options) -> None:
     out = run(safa, features, labels)
     step, reading = explanation(safa, features, out, labels), safa.reading
     expected = {
-        "reconstruction": step.reconstruction(reading.target, reading.reduction),
-        "mode_seeking_tail": step.mode_seeking_tail(reading.ratio),
-        "mode_seeking_head": step.mode_seeking_head(reading.ratio, reading.head_ratio_of),
+        "reconstruction": step.reconstruction(reading.target, reading.reduction).item(),
+        "mode_seeking_tail": step.mode_seeking_tail(reading.ratio).item(),
+        "mode_seeking_head": step.mode_seeking_head(reading.ratio, reading.head_ratio_of).item(),
     }
     assert {name: out.terms[name].item() for name in expected} == pytest.approx(expected, rel=1e-9)
 
@@ -123,12 +128,12 @@ def test_overall_loss_is_the_weighted_sum_of_eq_1():
 
 
 def seen_by_q(
-    safa: SAFA, features: Tensor, labels: list[int]
+    safa: SAFA, features: Tensor, labels: list[int], seed: int = 2
 ) -> tuple[Augmented, list[tuple[int, int]], Tensor, Tensor]:
     """What Q was shown, as pairs of rows of the grown batch, and what it answered."""
     shown: list[tuple[Tensor, Tensor]] = []
     handle = safa.pair_classifier.register_forward_hook(lambda _, given, made: shown.append((given[0], made)))
-    out = run(safa, features, labels)
+    out = run(safa, features, labels, seed)
     handle.remove()
     inputs, logits = shown[0]
     rows = [(half[:, None] == out.features[None]).flatten(2).all(2) for half in inputs.chunk(2, dim=1)]
@@ -143,9 +148,9 @@ def test_contrastive_term_follows_eq_6_written_out(pairs):
     out, rows, inputs, logits = seen_by_q(safa, maps(), LABELS)
     linear = safa.pair_classifier.fc.weight.detach(), safa.pair_classifier.fc.bias.detach()
     expected = literal.pair_logits(weights(safa.pair_classifier.block), linear, inputs)
-    assert logits.tolist() == pytest.approx(expected)
+    assert logits.tolist() == pytest.approx([logit.item() for logit in expected])
     same = [bool(out.labels[i] == out.labels[j]) for i, j in rows]
-    term = literal.contrastive(expected, same, balanced=pairs == "balanced")
+    term = literal.contrastive(expected, same, balanced=pairs == "balanced").item()
     assert out.terms["contrastive"].item() == pytest.approx(term)
 
 
@@ -384,6 +389,17 @@ def test_reading_pairs_of_q_are_half_same_class_and_can_be_random_as_printed():
             assert same >= len(pairs) // 2
 
 
+def test_same_class_pairs_of_every_class_are_shown_to_q():
+    """There are more than Q is shown; were they not drawn at random, those of the last classes would never be."""
+    labels, shown = [c for c in range(5) for _ in range(4)], set()
+    for seed in range(12):
+        out, pairs, _, _ = seen_by_q(trained(seed=seed), maps(labels, seed=seed), labels, seed=seed)
+        for i, j in pairs[len(pairs) - len(pairs) // 2 :]:
+            assert out.labels[i] == out.labels[j]
+            shown.add(out.labels[i].item())
+    assert shown == set(range(5))
+
+
 def test_reading_q_sees_real_head_real_tail_and_generated_rows():
     kinds = set()
     for seed in range(5):
@@ -435,15 +451,91 @@ def test_gradients_reach_every_parameter_from_the_second_step_of_an_identity_sta
     assert without_gradient(safa) == []
 
 
+def only(term: str) -> dict[str, float]:
+    return {name: float(name == term) for name in TERMS}
+
+
+MODULES = ("delta_extractor", "delta_adapter", "generator", "pair_classifier")  # E, D, G and Q
+
+
 @pytest.mark.parametrize("term", TERMS)
-def test_each_term_alone_gives_finite_gradients(term):
-    lambdas = {name: float(name == term) for name in TERMS}
-    safa = trained(**lambdas)
+def test_each_term_alone_trains_e_d_and_g_and_eq_6_q_besides(term):
+    safa = trained(**only(term))
     out = run(safa, maps())
     assert list(out.terms) == [term]
     out.loss.backward()
     assert all(p.grad.isfinite().all() for p in safa.parameters())
-    assert any(p.grad.abs().sum() > 0 for p in safa.parameters())
+    trained_by_it = {name.partition(".")[0] for name, p in safa.named_parameters() if p.grad.abs().sum() > 0}
+    assert trained_by_it == set(MODULES if term == "contrastive" else MODULES[:3])
+
+
+def differentiable(step: literal.Step, safa: SAFA) -> literal.Step:
+    """The same step on leaves: its features, and the parameters of E, D and G."""
+    e, d, g = (leaves(getattr(safa, name)) for name in MODULES[:3])
+    modules = dataclasses.replace(step.modules, e=e, d=d, g=g)
+    return dataclasses.replace(step, modules=modules, features=step.features.detach().clone().requires_grad_())
+
+
+def assert_same_gradients(safa: SAFA, features: Tensor, step: literal.Step) -> None:
+    torch.testing.assert_close(features.grad, step.features.grad)
+    for name, expected in zip(MODULES, (step.modules.e, step.modules.d, step.modules.g), strict=False):
+        for where, parameter in getattr(safa, name).named_parameters():
+            torch.testing.assert_close(parameter.grad, expected[where].grad, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+@pytest.mark.parametrize(
+    ("term", "choice"),
+    [
+        ("reconstruction", {}),
+        ("reconstruction", {"target": "self"}),
+        ("mode_seeking_tail", {}),
+        ("mode_seeking_tail", {"ratio": "batch"}),
+        ("mode_seeking_head", {}),
+        ("mode_seeking_head", {"head_ratio_of": "deltas"}),
+    ],
+)
+def test_gradients_of_eq_4_5_and_7_are_those_of_the_equations_written_out(term, choice, start):
+    """With features that are not detached, so that the way to the layers below is compared too."""
+    safa, features = trained(start=start, detach=False, **only(term), **choice), maps().requires_grad_()
+    out = run(safa, features)
+    out.loss.backward()
+    step, reading = differentiable(explanation(safa, features.detach(), out), safa), safa.reading
+    values = {
+        "reconstruction": lambda: step.reconstruction(reading.target, reading.reduction),
+        "mode_seeking_tail": lambda: step.mode_seeking_tail(reading.ratio),
+        "mode_seeking_head": lambda: step.mode_seeking_head(reading.ratio, reading.head_ratio_of),
+    }
+    values[term]().backward()
+    assert_same_gradients(safa, features, step)
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_gradients_of_generated_rows_are_those_of_eq_3_with_a_fixed_floor(start):
+    safa, features = trained(start=start, detach=False), maps().requires_grad_()
+    out = run(safa, features)
+    out.features[len(LABELS) :].square().sum().backward()
+    step = differentiable(explanation(safa, features.detach(), out), safa)
+    step.generated().square().sum().backward()
+    assert_same_gradients(safa, features, step)
+
+
+@pytest.mark.parametrize("pairs", ["balanced", "random"])
+def test_gradients_of_eq_6_are_those_of_the_equation_written_out(pairs):
+    safa, features = trained(pairs=pairs, detach=False, **only("contrastive")), maps().requires_grad_()
+    out, shown, _, _ = seen_by_q(safa, features, LABELS)
+    out.loss.backward()
+    step = differentiable(explanation(safa, features.detach(), out), safa)
+    block, linear = leaves(safa.pair_classifier.block), leaves(safa.pair_classifier.fc)
+    rows = torch.cat([step.features, step.generated()])
+    given = torch.cat([rows[[pair[side] for pair in shown]] for side in (0, 1)], dim=1)
+    logits = literal.pair_logits(block, (linear["weight"], linear["bias"]), given)
+    same = [bool(out.labels[i] == out.labels[j]) for i, j in shown]
+    literal.contrastive(logits, same, balanced=pairs == "balanced").backward()
+    assert_same_gradients(safa, features, step)
+    for module, expected in ((safa.pair_classifier.block, block), (safa.pair_classifier.fc, linear)):
+        for where, parameter in module.named_parameters():
+            torch.testing.assert_close(parameter.grad, expected[where].grad)
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -482,6 +574,10 @@ def test_without_any_term_rows_are_generated_all_the_same():
 @pytest.mark.parametrize("kind", [list, tuple, torch.tensor, np.array, lambda c: np.array(c, np.float64)])
 def test_class_counts_may_be_a_list_tensor_or_array(kind):
     assert SAFA(2, kind(COUNTS), head_ratio=0.4).is_head.tolist() == [False, True, False, True, False]
+
+
+def test_a_class_without_training_images_is_a_tail_class():
+    assert SAFA(2, [0, 90, 0, 80, 1], head_ratio=0.4).is_head.tolist() == [False, True, False, True, False]
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -608,6 +704,7 @@ def test_settings_show_in_the_representation():
     [
         ({"reading": "measurd"}, "no reading 'measurd'; did you mean 'measured'"),
         ({"reading": None}, "no reading None; there are measured, paper"),
+        ({"reading": {"start": "random"}}, "no reading {'start': 'random'}; .* single choices are keywords"),
         ({"reconstrution": 1.0}, "no option 'reconstrution'; did you mean 'reconstruction'"),
         (
             {"start": "identiy"},

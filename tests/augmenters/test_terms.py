@@ -28,14 +28,14 @@ def rows(tensors: list[Tensor]) -> list[literal.Rows]:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_cycle_delta_matches_the_double_loop_of_eq_4(reduction):
     pair = maps(2)
-    expected = literal.cycle_delta(*rows(pair), reduction)
+    expected = literal.cycle_delta(*rows(pair), reduction).item()
     assert terms.cycle_delta(*pair, reduction).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_cycle_features_matches_the_double_loop_of_eq_5(reduction):
     pair = maps(2)
-    expected = literal.cycle_features(*rows(pair), reduction)
+    expected = literal.cycle_features(*rows(pair), reduction).item()
     assert terms.cycle_features(*pair, reduction).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -74,7 +74,7 @@ def test_cycle_delta_of_equal_deltas_is_zero_with_a_gradient_of_zeros():
 @pytest.mark.parametrize("same", [[1, 0, 0, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], ids=str)
 def test_contrastive_matches_the_loop_of_eq_6(balanced, same):
     logits = torch.tensor([0.3, -1.2, 2.0, 0.0, -0.7], dtype=torch.float64)
-    expected = literal.contrastive(logits.tolist(), [bool(y) for y in same], balanced)
+    expected = literal.contrastive(list(logits), [bool(y) for y in same], balanced).item()
     actual = terms.contrastive(logits, torch.tensor(same, dtype=torch.bool), balanced)
     assert actual.item() == pytest.approx(expected, rel=1e-12)
 
@@ -97,7 +97,7 @@ def test_a_sure_and_wrong_pair_classifier_costs_its_logit_and_no_infinity():
 @every_ratio
 def test_mode_seeking_matches_the_double_loop_of_eq_7(ratio):
     four = maps(4)
-    expected = literal.mode_seeking(*rows(four), ratio)
+    expected = literal.mode_seeking(*rows(four), ratio).item()
     assert RATIOS[ratio](*four).item() == pytest.approx(expected, rel=1e-12)
 
 

@@ -7,7 +7,7 @@
 | state | saved in the middle and restored, network and augmenter go on bit for bit |
 | other class names | the same rows under the new names, for the same draws |
 | no tail, no head, one class | the real rows first and in order, the loss finite, with finite gradients |
-| float32 and bf16 | rows keep their type, the loss is float32 |
+| float32 and bf16 | rows keep their type, the loss is float32, under autocast and in a network of bf16 |
 | `predict` deterministic | in evaluation nothing happens: no row, no random number, no change of state |
 | export | after training the network has the hooks and keys it had before |
 
@@ -328,6 +328,24 @@ def test_under_bf16_autocast_rows_keep_their_type_and_the_loss_is_float32(name, 
     torch.testing.assert_close(out.labels, full.labels)
 
 
+@active_or_idle
+def test_in_a_network_of_bf16_it_does_what_it_does_in_float32(name, active):
+    plug = plugged(name, active=active).to(torch.bfloat16)
+    images, labels = toy.batch(toy.COUNTS, seed=99)
+    out = plug(images.bfloat16(), labels)
+    assert out.logits.dtype == torch.bfloat16
+    assert out.loss.dtype == torch.float32
+    assert mixing[name] or (len(out.logits) > len(labels)) == active
+    (F.cross_entropy(out.logits.float(), out.labels) + out.loss).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in plug.parameters())
+    features = maps().bfloat16()
+    half = run(augmenter(name, active=active).to(torch.bfloat16), features)
+    full = run(augmenter(name, active=active), features.float())
+    torch.testing.assert_close(half.features.float(), full.features, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(half.loss, full.loss, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(half.labels, full.labels)
+
+
 @every_augmenter
 def test_channels_last_is_kept(name):
     features = maps().contiguous(memory_format=torch.channels_last)
@@ -341,6 +359,38 @@ def test_features_of_another_shape_are_refused_with_the_way_out(name):
         run(augmenter(name), torch.rand(len(LABELS), 5, 2, 2))
     with pytest.raises(UserError, match=r"layout 'map' with 4 dimensions .* pass layout='vector'"):
         run(augmenter(name), torch.rand(len(LABELS), CHANNELS))
+    with pytest.raises(UserError, match="whose 8 channels are last; permute them to the second place, or name another"):
+        run(augmenter(name), torch.rand(len(LABELS), 3, 2, CHANNELS))
+
+
+@every_augmenter
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({1: 60, 0: 26, 2: 12}, "pass a list by class id"),
+        ([0.3, 0.6, 0.1], "got 0.3 for class 0; pass numbers of images, not shares"),
+        ([26, 60, -1], "got -1 for class 2"),
+        ([[26, 60, 12]], r"one whole number per class, got shape \(1, 3\)"),
+        (["26", "60", "12"], "must be whole numbers"),
+    ],
+    ids=str,
+)
+def test_class_counts_that_are_none_are_refused(name, counts, said):
+    with pytest.raises(UserError, match=said):
+        augmenter(name, counts)
+
+
+@every_generating
+@pytest.mark.parametrize("channels", [0, -1, "8", 8.0])
+def test_channels_that_are_no_number_of_them_are_refused(name, channels):
+    with pytest.raises(UserError, match=f"channels is a whole number of at least 1, got {channels!r}; pass c of the"):
+        build("augmenter", name, {}, channels=channels, class_counts=toy.COUNTS, head_ratio=0.2)
+
+
+@every_generating
+def test_a_layout_in_a_list_is_refused(name):
+    with pytest.raises(UserError, match=r"layout must be map, tokens or vector, got \['map'\]"):
+        build("augmenter", name, {"layout": ["map"]}, channels=8, class_counts=toy.COUNTS, head_ratio=0.2)
 
 
 # --- what is left ------------------------------------------------------------------------------------------

@@ -33,13 +33,14 @@ from torch import Tensor
 
 from safa import assembly, evaluate, library, runs
 from safa import recipe as recipes
+from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
 from safa.deploy.export import export
 from safa.deploy.network import Deployed, load_run
 from safa.parts import Parts
 from safa.plan import epochs_of
 from safa.recipe import Named, Recipe
-from safa.train import CHECKPOINT, Stopped, Trainer
+from safa.train import Stopped, Trainer
 from tests.conformance.toy import CLASSES, OLD_OF_NEW, data, draws_of_old_names, hooks_of, renamed_data, renamed_rows
 from tests.test_resume import Interrupting, assert_same_state
 

@@ -1,7 +1,8 @@
-"""SAFA written out from Eq. 2 to 7: loops over pairs and elements, plain floats, nothing shared with safa.
+"""SAFA written out from Eq. 2 to 7: loops over pairs and elements, nothing shared with safa.
 
-Only convolutions are torch's. Rows are lists (n) of lists of floats, features tensors (n, c, h, w), pairs
-lists of (row, row). A block is the state dict of Conv-BN-ReLU-Conv, its layers numbered 0, 1 and 3.
+Only convolutions are torch's, and every number is a tensor without dimensions, so that autograd differentiates the
+equations as they stand here. Rows are lists (n) of lists of numbers, features tensors (n, c, h, w), pairs lists of
+(row, row). A block is the state dict of Conv-BN-ReLU-Conv, its layers numbered 0, 1 and 3.
 """
 
 from __future__ import annotations
@@ -9,67 +10,66 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations, product
-from math import exp, log, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Rows = list[list[float]]
+Rows = list[list[Tensor]]
 Pairs = list[tuple[int, int]]
 Block = dict[str, Tensor]
 
 
 def rows(features: Tensor) -> Rows:
-    return features.detach().double().flatten(1).tolist()
+    return [list(row) for row in features.double().flatten(1)]
 
 
 # --- the terms ---------------------------------------------------------------------------------------------
 
 
-def cycle_delta(read_back: Rows, delta: Rows, reduction: str = "mean") -> float:
+def cycle_delta(read_back: Rows, delta: Rows, reduction: str = "mean") -> Tensor:
     """Eq. 4; with "mean" the mean over pairs of the root mean square, with "sum" as printed."""
-    total = 0.0
+    total = torch.zeros(())
     for a, b in zip(read_back, delta, strict=True):
-        squares = 0.0
+        squares = torch.zeros(())
         for x, y in zip(a, b, strict=True):
-            squares += (x - y) ** 2
-        total += sqrt(squares) if reduction == "sum" else sqrt(squares / len(a))
+            squares = squares + (x - y) ** 2
+        total = total + (squares if reduction == "sum" else squares / len(a)) ** 0.5
     return total if reduction == "sum" else total / len(delta)
 
 
-def cycle_features(rebuilt: Rows, target: Rows, reduction: str = "mean") -> float:
+def cycle_features(rebuilt: Rows, target: Rows, reduction: str = "mean") -> Tensor:
     """Eq. 5; squared, over pairs and elements."""
-    total, elements = 0.0, 0
+    total, elements = torch.zeros(()), 0
     for a, b in zip(rebuilt, target, strict=True):
         for x, y in zip(a, b, strict=True):
-            total += (x - y) ** 2
+            total = total + (x - y) ** 2
             elements += 1
     return total if reduction == "sum" else total / elements
 
 
-def contrastive(logits: list[float], same: list[bool], balanced: bool = True) -> float:
+def contrastive(logits: list[Tensor], same: list[bool], balanced: bool = True) -> Tensor:
     """Eq. 6; balanced, the mean of the two kinds' means, where a kind that is missing counts 0."""
-    losses: dict[bool, list[float]] = {True: [], False: []}
+    losses: dict[bool, list[Tensor]] = {True: [], False: []}
     for logit, y in zip(logits, same, strict=True):
-        p = 1 / (1 + exp(-logit))
-        losses[y].append(-(y * log(p) + (1 - y) * log(1 - p)))
+        p = 1 / (1 + (-logit).exp())
+        losses[y].append(-(y * p.log() + (1 - y) * (1 - p).log()))
     if balanced:
         return sum(sum(kind) / max(len(kind), 1) for kind in losses.values()) / 2
     return sum(losses[True] + losses[False]) / len(logits)
 
 
-def distance(a: list[float], b: list[float]) -> float:
+def distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
-def mode_seeking(input_a: Rows, input_b: Rows, output_a: Rows, output_b: Rows, ratio: str = "per_pair") -> float:
+def mode_seeking(input_a: Rows, input_b: Rows, output_a: Rows, output_b: Rows, ratio: str = "per_pair") -> Tensor:
     """Eq. 7 inverted, so that it is minimised; "batch" is the scalar of Mao et al.'s released code."""
-    inputs, outputs, total = 0.0, 0.0, 0.0
+    inputs, outputs, total = torch.zeros(3)
     for a, b, c, d in zip(input_a, input_b, output_a, output_b, strict=True):
-        inputs += distance(a, b) / len(input_a)
-        outputs += distance(c, d) / len(input_a)
-        total += distance(a, b) / (distance(c, d) + 1e-5)
+        inputs = inputs + distance(a, b) / len(input_a)
+        outputs = outputs + distance(c, d) / len(input_a)
+        total = total + distance(a, b) / (distance(c, d) + 1e-5)
     return total / len(input_a) if ratio == "per_pair" else 1 / (outputs / inputs + 1e-5)
 
 
@@ -87,10 +87,10 @@ def block(weights: Block, features: Tensor) -> Tensor:
     return F.conv2d(hidden * (hidden > 0), weights["3.weight"], weights["3.bias"], padding=padding)
 
 
-def pair_logits(weights: Block, linear: tuple[Tensor, Tensor], pairs: Tensor) -> list[float]:
+def pair_logits(weights: Block, linear: tuple[Tensor, Tensor], pairs: Tensor) -> list[Tensor]:
     """Q: the block, the mean over positions, a fully connected layer to one number."""
     pooled = block(weights, pairs).mean(dim=(2, 3))
-    return [float((row * linear[0][0]).sum() + linear[1][0]) for row in pooled]
+    return [(row * linear[0][0]).sum() + linear[1][0] for row in pooled]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Step:
         deltas = list(range(len(self.heads))) + self.shared()
         return self.modules.generate(self.delta()[deltas], self.features[self.sources()])
 
-    def reconstruction(self, target: str = "partner", reduction: str = "mean") -> float:
+    def reconstruction(self, target: str = "partner", reduction: str = "mean") -> Tensor:
         """Eq. 4 and 5."""
         n = len(self.heads)
         source = torch.stack([self.features[i] for i, _ in self.tails])
@@ -161,14 +161,14 @@ class Step:
         of_delta = cycle_delta(rows(read_back), rows(self.delta()), reduction)
         return of_delta + cycle_features(rows(rebuilt), rows(torch.stack(aim)), reduction)
 
-    def mode_seeking_tail(self, ratio: str = "per_pair") -> float:
+    def mode_seeking_tail(self, ratio: str = "per_pair") -> Tensor:
         """Eq. 7, left: one delta, two tail features."""
         n, real, made = len(self.heads), rows(self.features), rows(self.generated())
         pairs = [self.tails[p] for p in self.shared()]
         first, second = [real[i] for i, _ in pairs], [real[k] for _, k in pairs]
         return mode_seeking(first, second, [made[p] for p in self.shared()], made[n:], ratio)
 
-    def mode_seeking_head(self, ratio: str = "per_pair", of: str = "shift") -> float:
+    def mode_seeking_head(self, ratio: str = "per_pair", of: str = "shift") -> Tensor:
         """Eq. 7, right: a tail feature's shift against the head pair; or two deltas, one tail feature."""
         n, real, made = len(self.heads), rows(self.features), rows(self.generated())
         if of == "shift":

@@ -12,18 +12,20 @@ from abc import ABC, abstractmethod
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_beside
+from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
 from safa.augmenters.pairing import Match, match_tail_to_head, rows_of
 from safa.errors import UserError, closest
+from safa.precision import lifted
 from safa.types import Augmented
+from safa.weighting import ClassCounts
 
 Partner = Literal["head", "class"]
 """What a tail feature is mixed with: a feature of its head pair, or the other one of its class."""
 
 
-class Control(nn.Module, ABC):
+class Control(TailAugmenter, ABC):
     """Draws the rows; a subclass makes their features.
 
     Args:
@@ -41,12 +43,8 @@ class Control(nn.Module, ABC):
     def __init__(
         self, channels: int, class_counts: ClassCounts, *, head_ratio: float = 0.2, layout: Layout = "map"
     ) -> None:
-        super().__init__()
-        kernel_of(layout)  # refuses an unknown layout
-        self.channels, self.layout, self.active = channels, layout, True
-        self.head_ratio = head_ratio
-        self.is_head: Tensor
-        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
+        super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
+        self.active = True
 
     @abstractmethod
     def make(self, source: Tensor, match: Match) -> Tensor:
@@ -70,19 +68,16 @@ class Control(nn.Module, ABC):
         Raises:
             UserError: if the features have another number of channels or dimensions than this was built for.
         """
-        maps = as_maps(self, features, self.layout, self.channels)
+        maps = self.as_maps(features)
         nothing = zero_beside(features)
         if not (self.active and self.training):
             return Augmented(features, labels, nothing)
         match = match_tail_to_head(labels, self.is_head, maps.shape[2] * maps.shape[3])
         if match is None:
             return Augmented(features, labels, nothing)
-        made = as_given(self.make(full(maps.detach()), match), self.layout)
+        made = self.as_given(self.make(lifted(maps.detach()), match))
         rows = torch.cat([features, made.to(features.dtype)])
         return Augmented(rows, torch.cat([labels, labels[match.rows]]), nothing)
-
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
 
 
 class Repeat(Control):

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_of
+from safa.augmenters.layout import Layout, TailAugmenter, zero_of
 from safa.augmenters.pairing import same_class_pairs, spread
 from safa.errors import UserError, closest
+from safa.precision import lifted
 from safa.types import Augmented
+from safa.weighting import ClassCounts
 
 Start = Literal["identity", "random"]
 
@@ -20,7 +22,7 @@ _LEAK = 0.2  # of the released code
 _EPSILON = 1e-7  # likewise
 
 
-class DeltaEncoder(nn.Module):
+class DeltaEncoder(TailAugmenter):
     """Rebuild a head feature from another of its class and a short code; decode the code at tail features.
 
     E([x, ref]) is the code z, a bottleneck too narrow for the feature itself; D([ref, z]) rebuilds x. A
@@ -73,17 +75,13 @@ class DeltaEncoder(nn.Module):
         start: Start = "identity",
         rectify: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
         hidden = channels if hidden is None else hidden
         _check(code, hidden, dropout, reconstruction, start)
-        self.channels, self.layout, self.active = channels, layout, True
-        self.head_ratio, self.dropout, self.reconstruction = head_ratio, dropout, reconstruction
+        self.dropout, self.reconstruction, self.active = dropout, reconstruction, True
         self.start, self.rectify = start, rectify
-        self.is_head: Tensor
-        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
-        kernel = kernel_of(layout)
-        self.encoder = _TwoLayers(2 * channels, hidden, code, kernel)  # E
-        self.decoder = _TwoLayers(channels + code, hidden, channels, kernel)  # D
+        self.encoder = _TwoLayers(2 * channels, hidden, code, self.kernel)  # E
+        self.decoder = _TwoLayers(channels + code, hidden, channels, self.kernel)  # D
         if start == "identity":
             for parameter in self.decoder.second.parameters():
                 nn.init.zeros_(parameter)
@@ -98,7 +96,7 @@ class DeltaEncoder(nn.Module):
         Raises:
             UserError: if the features have another number of channels or dimensions than this was built for.
         """
-        maps = as_maps(self, features, self.layout, self.channels)
+        maps = self.as_maps(features)
         if not self.training:
             return Augmented(features, labels, zero_of(self))
         source = maps.detach()
@@ -113,10 +111,11 @@ class DeltaEncoder(nn.Module):
         if not self.active or len(tail) == 0:
             return Augmented(features, labels, loss, terms)
         drawn = tail[spread(len(sample), len(tail), labels.device)]
-        generated = self.decode(source[drawn], self.encode(x, ref)).detach()
+        with torch.no_grad():
+            generated = self.decode(source[drawn], self.encode(x, ref))
         if self.rectify:
             generated = torch.maximum(generated, source.amin().to(generated.dtype))
-        rows = torch.cat([features, as_given(generated, self.layout).to(features.dtype)])
+        rows = torch.cat([features, self.as_given(generated).to(features.dtype)])
         return Augmented(rows, torch.cat([labels, labels[drawn]]), loss, terms)
 
     def encode(self, sample: Tensor, reference: Tensor, dropout: float = 0.0) -> Tensor:
@@ -130,9 +129,8 @@ class DeltaEncoder(nn.Module):
         return reference + decoded if self.start == "identity" else decoded
 
     def extra_repr(self) -> str:
-        settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
         weights = f"dropout={self.dropout}, reconstruction={self.reconstruction}"
-        return f"{settings}, {weights}, start={self.start!r}, rectify={self.rectify}"
+        return f"{super().extra_repr()}, {weights}, start={self.start!r}, rectify={self.rectify}"
 
     def _head_pairs(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (sample, reference) of one head class each, every pair in both directions."""
@@ -151,7 +149,7 @@ def weighted_l1(rebuilt: Tensor, target: Tensor) -> Tensor:
     Returns:
         Scalar: the mean over rows of ``sum_i w_i |d_i|`` with ``w_i = d_i^2 / sum_j d_j^2``.
     """
-    error = (full(rebuilt) - full(target)).abs().flatten(1)
+    error = (lifted(rebuilt) - lifted(target)).abs().flatten(1)
     shares = error.square()
     shares = shares / (shares.sum(dim=1, keepdim=True) + _EPSILON)
     return (shares * error).sum(dim=1).mean()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, head_mask, kernel_of, zero_beside
+from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
 from safa.augmenters.pairing import spread
 from safa.errors import UserError
+from safa.precision import lifted
 from safa.types import Augmented
+from safa.weighting import ClassCounts
 
 
-class FeatureTransfer(nn.Module):
+class FeatureTransfer(TailAugmenter):
     """Put what sets a head feature apart from its class mean on the mean of a tail class.
 
     A generated row is ``c_tail + Q Q^T (g_head - c_head)``: class means c, and Q the leading eigenvectors of
@@ -62,20 +64,16 @@ class FeatureTransfer(nn.Module):
         refresh_every: int = 100,
         rectify: bool = True,
     ) -> None:
-        super().__init__()
-        kernel_of(layout)  # refuses an unknown layout
+        super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
         _check(energy, momentum, covariance_momentum, refresh_every)
-        self.channels, self.layout, self.active = channels, layout, True
-        self.head_ratio, self.energy, self.rectify = head_ratio, energy, rectify
+        self.energy, self.rectify, self.active = energy, rectify, True
         self.momentum, self.covariance_momentum = momentum, covariance_momentum
         self.refresh_every = refresh_every
         self.steps = 0  # kept on the host: reading a buffer every step would wait for the device
-        self.is_head: Tensor
         self.means: Tensor
         self.seen: Tensor
         self.covariance: Tensor
         self.projection: Tensor
-        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
         self.register_buffer("means", torch.zeros(len(self.is_head), channels))
         self.register_buffer("seen", torch.zeros(len(self.is_head), dtype=torch.bool))
         self.register_buffer("covariance", torch.zeros(channels, channels))
@@ -91,7 +89,7 @@ class FeatureTransfer(nn.Module):
         Raises:
             UserError: if the features have another number of channels or dimensions than this was built for.
         """
-        maps = as_maps(self, features, self.layout, self.channels)
+        maps = self.as_maps(features)
         nothing = zero_beside(features)
         if not self.training or len(labels) == 0:
             return Augmented(features, labels, nothing)
@@ -106,7 +104,7 @@ class FeatureTransfer(nn.Module):
             generated = self.transfer(source[head], labels[head], classes)
             if self.rectify:
                 generated = torch.maximum(generated, source.amin())
-        rows = torch.cat([features, as_given(generated, self.layout).to(features.dtype)])
+        rows = torch.cat([features, self.as_given(generated).to(features.dtype)])
         return Augmented(rows, torch.cat([labels, classes]), nothing)
 
     def transfer(self, samples: Tensor, origin: Tensor, target: Tensor) -> Tensor:
@@ -121,10 +119,9 @@ class FeatureTransfer(nn.Module):
         return self.means[target][:, :, None, None] + kept
 
     def extra_repr(self) -> str:
-        settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
         momenta = f"momentum={self.momentum}, covariance_momentum={self.covariance_momentum}"
         refresh = f"energy={self.energy}, refresh_every={self.refresh_every}, rectify={self.rectify}"
-        return f"{settings}, {momenta}, {refresh}"
+        return f"{super().extra_repr()}, {momenta}, {refresh}"
 
     def get_extra_state(self) -> Tensor:
         """Training steps seen; with the buffers, all that the next step depends on."""
@@ -167,7 +164,7 @@ def leading_projection(covariance: Tensor, energy: float) -> Tensor:
         Shape (c, c); 0 where there is no variance. The number of eigenvectors stays on the device.
     """
     # A diverging network is reported as a loss that is not finite; here it would be an error of LAPACK's.
-    values, vectors = torch.linalg.eigh(covariance.nan_to_num())
+    values, vectors = torch.linalg.eigh(lifted(covariance).nan_to_num())
     values = values.clamp(min=0).flip(0)
     before = values.cumsum(0) - values
     kept = (before < energy * values.sum()).flip(0).to(vectors.dtype)

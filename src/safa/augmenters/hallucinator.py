@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, head_mask, kernel_of, zero_of
+from safa.augmenters.layout import Layout, TailAugmenter, zero_of
 from safa.errors import UserError
 from safa.types import Augmented
+from safa.weighting import ClassCounts
 
 
-class Hallucinator(nn.Module):
+class Hallucinator(TailAugmenter):
     """Repeat tail features, changed by noise in whatever way helps the classifier.
 
     G has three layers with ReLUs, starts as a copy of the feature, and is trained by the classification loss
@@ -55,17 +56,13 @@ class Hallucinator(nn.Module):
         noise: int | None = None,
         copies: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
         noise = channels if noise is None else noise
         if noise < 1 or copies < 1:
             raise UserError(f"noise and copies are at least 1, got noise={noise} and copies={copies}")
-        self.channels, self.layout, self.active = channels, layout, True
-        self.head_ratio, self.noise, self.copies = head_ratio, noise, copies
-        self.is_head: Tensor
-        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
-        kernel = kernel_of(layout)
+        self.noise, self.copies, self.active = noise, copies, True
         inputs = (channels + noise, channels, channels)
-        self.generator = nn.ModuleList(_copying(c, channels, kernel) for c in inputs)  # G
+        self.generator = nn.ModuleList(_copying(c, channels, self.kernel) for c in inputs)  # G
 
     def forward(self, features: Tensor, labels: Tensor) -> Augmented:
         """Real rows in order, then ``copies`` rows per tail row: none in evaluation, or without a tail row.
@@ -77,7 +74,7 @@ class Hallucinator(nn.Module):
         Raises:
             UserError: if the features have another number of channels or dimensions than this was built for.
         """
-        maps = as_maps(self, features, self.layout, self.channels)
+        maps = self.as_maps(features)
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
         tail = (~self.is_head[labels]).nonzero().squeeze(1).repeat(self.copies)
@@ -86,7 +83,7 @@ class Hallucinator(nn.Module):
         source = maps.detach()
         floor = source.amin().clamp(max=0)
         generated = self.generate(source[tail] - floor) + floor
-        rows = torch.cat([features, as_given(generated, self.layout).to(features.dtype)])
+        rows = torch.cat([features, self.as_given(generated).to(features.dtype)])
         return Augmented(rows, torch.cat([labels, labels[tail]]), zero_of(self))
 
     def generate(self, samples: Tensor) -> Tensor:
@@ -99,8 +96,7 @@ class Hallucinator(nn.Module):
         return hidden
 
     def extra_repr(self) -> str:
-        settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
-        return f"{settings}, noise={self.noise}, copies={self.copies}"
+        return f"{super().extra_repr()}, noise={self.noise}, copies={self.copies}"
 
 
 def _copying(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:

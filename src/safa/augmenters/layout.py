@@ -1,69 +1,90 @@
-"""What all augmenters share: features of three layouts seen as maps, the head classes, and a harmless 0."""
+"""What augmenters share that make rows of tail classes: features of three layouts seen as maps, the head classes, and a
+harmless 0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, get_args
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safa.classes import head_classes
 from safa.errors import UserError, closest
+from safa.weighting import ClassCounts, checked_counts
 
 Layout = Literal["map", "tokens", "vector"]
 """(n, c, h, w), (n, t, c) or (n, c)."""
 
-ClassCounts = Sequence[int] | NDArray[Any] | Tensor
-"""Training images per class, shape (k,)."""
-
 _DIMENSIONS = {"map": 4, "tokens": 3, "vector": 2}
 
 
-def head_mask(class_counts: ClassCounts, head_ratio: float) -> Tensor:
-    """``safa.classes.head_classes`` as a tensor of bool, shape (k,)."""
-    return torch.tensor(head_classes([int(count) for count in class_counts], head_ratio))
+class TailAugmenter(nn.Module):
+    """Knows which features it is given and which classes are head; a subclass makes rows of the others.
 
-
-def kernel_of(layout: Layout) -> int:
-    """Side of a convolution that looks around on maps; tokens and vectors are mixed by channel alone.
-
-    Raises:
-        UserError: if there is no such layout.
-    """
-    if layout not in _DIMENSIONS:
-        hint = closest(layout, _DIMENSIONS)
-        raise UserError(f"layout must be map, tokens or vector, got {layout!r}{hint}")
-    return 3 if layout == "map" else 1
-
-
-def as_maps(augmenter: nn.Module, features: Tensor, layout: Layout, channels: int) -> Tensor:
-    """Features of any layout as (n, c, h, w); ``as_given`` is the way back.
+    Args:
+        channels: c of the features: (n, c, h, w), (n, t, c) or (n, c).
+        class_counts: training images per class, shape (k,); see ``safa.classes.head_classes``. A class may have
+            none: it is a tail class that no batch brings.
+        head_ratio: share of the classes that are head; all others are tail.
+        layout: ``map`` for (n, c, h, w), ``tokens`` for (n, t, c), ``vector`` for (n, c).
 
     Raises:
-        UserError: if they have another number of dimensions or channels than the augmenter was built for.
+        UserError: if an option is out of range, or there are fewer than two classes.
     """
-    name = type(augmenter).__name__
-    if features.dim() != _DIMENSIONS[layout]:
-        fitting = [f"pass layout={other!r}" for other, d in _DIMENSIONS.items() if d == features.dim()]
-        raise UserError(
-            f"{name} was built for layout {layout!r} with {_DIMENSIONS[layout]} dimensions but receives "
-            f"shape {tuple(features.shape)}; {fitting[0] if fitting else 'name another layer'}"
-        )
-    found = features.shape[1] if layout == "map" else features.shape[-1]
-    if found != channels:
-        raise UserError(f"{name} was built for {channels} channels but receives {found}; pass channels={found}")
-    if layout == "tokens":
-        return features.transpose(1, 2).unsqueeze(-1)
-    return features[:, :, None, None] if layout == "vector" else features
 
+    is_head: Tensor
 
-def as_given(maps: Tensor, layout: Layout) -> Tensor:
-    """(n, c, h, w) as the layout has it."""
-    if layout == "tokens":
-        return maps.squeeze(-1).transpose(1, 2)
-    return maps[:, :, 0, 0] if layout == "vector" else maps
+    def __init__(self, channels: int, class_counts: ClassCounts, *, head_ratio: float, layout: Layout) -> None:
+        super().__init__()
+        _check(channels, layout)
+        self.channels, self.layout, self.head_ratio = channels, layout, head_ratio
+        is_head = head_classes(checked_counts(class_counts, least=0), head_ratio)
+        self.register_buffer("is_head", torch.tensor(is_head))
+
+    @property
+    def kernel(self) -> int:
+        """Side of a convolution that looks around on maps; tokens and vectors are mixed by channel alone."""
+        return 3 if self.layout == "map" else 1
+
+    def as_maps(self, features: Tensor) -> Tensor:
+        """Features of any layout as (n, c, h, w); ``as_given`` is the way back.
+
+        Raises:
+            UserError: if they have another number of dimensions or channels than the augmenter was built for.
+        """
+        self._check_shape(features)
+        if self.layout == "tokens":
+            return features.transpose(1, 2).unsqueeze(-1)
+        return features[:, :, None, None] if self.layout == "vector" else features
+
+    def as_given(self, maps: Tensor) -> Tensor:
+        """(n, c, h, w) as the layout has it."""
+        if self.layout == "tokens":
+            return maps.squeeze(-1).transpose(1, 2)
+        return maps[:, :, 0, 0] if self.layout == "vector" else maps
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
+
+    def _check_shape(self, features: Tensor) -> None:
+        name, wanted, shape = type(self).__name__, _DIMENSIONS[self.layout], tuple(features.shape)
+        if len(shape) != wanted:
+            fitting = [f"pass layout={other!r}" for other, d in _DIMENSIONS.items() if d == len(shape)]
+            raise UserError(
+                f"{name} was built for layout {self.layout!r} with {wanted} dimensions but receives "
+                f"shape {shape}; {fitting[0] if fitting else 'name another layer'}"
+            )
+        found = shape[1] if self.layout == "map" else shape[-1]
+        if found == self.channels:
+            return
+        if shape[-1] == self.channels:
+            raise UserError(
+                f"{name} wants maps (n, c, h, w) but receives shape {shape}, whose {self.channels} channels are last; "
+                "permute them to the second place, or name another layer"
+            )
+        raise UserError(f"{name} was built for {self.channels} channels but receives {found}; pass channels={found}")
 
 
 def zero_of(module: nn.Module) -> Tensor:
@@ -76,6 +97,8 @@ def zero_beside(x: Tensor) -> Tensor:
     return torch.zeros((), device=x.device, requires_grad=True)
 
 
-def full(x: Tensor) -> Tensor:
-    """At least float32: sums and norms in half precision lose the small differences of features."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+def _check(channels: Any, layout: Any) -> None:
+    if not isinstance(channels, Integral) or channels < 1:
+        raise UserError(f"channels is a whole number of at least 1, got {channels!r}; pass c of the features")
+    if layout not in get_args(Layout):
+        raise UserError(f"layout must be map, tokens or vector, got {layout!r}{closest(layout, get_args(Layout))}")

@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.errors import UserError
+from safa.precision import lifted
 from safa.types import Augmented
-from safa.weighting import ClassCounts, counts_tensor
+from safa.weighting import ClassCounts, checked_counts, counts_tensor
+
+_CPU = torch.device("cpu")  # also where another device is torch's default
 
 
 class Mixup(nn.Module):
@@ -45,7 +48,7 @@ class Mixup(nn.Module):
 
     def __init__(self, class_counts: ClassCounts, *, alpha: float = 1.0) -> None:
         super().__init__()
-        self.num_classes = len(counts_tensor(class_counts))
+        self.num_classes = len(checked_counts(class_counts))
         self.alpha, self.active = _positive(alpha), True
 
     def forward(self, features: Tensor, labels: Tensor) -> Augmented:
@@ -96,7 +99,7 @@ class CutMix(nn.Module):
         super().__init__()
         if not 0 <= probability <= 1:
             raise UserError(f"probability is a share of the batches, so in [0, 1], got {probability}")
-        self.num_classes = len(counts_tensor(class_counts))
+        self.num_classes = len(checked_counts(class_counts))
         self.alpha, self.probability, self.active = _positive(alpha), probability, True
 
     def forward(self, features: Tensor, labels: Tensor) -> Augmented:
@@ -117,10 +120,10 @@ class CutMix(nn.Module):
         if not (self.active and self.training):
             return _with_no_loss(features, labels)
         share, partner = _share(self.alpha), _partners(features)
-        if self.probability < 1 and float(torch.rand(())) >= self.probability:
+        if self.probability < 1 and float(torch.rand((), device=_CPU)) >= self.probability:
             share = 1.0  # a box without area
         height, width = features.shape[2:]
-        centre = int(torch.randint(height, ())), int(torch.randint(width, ()))
+        centre = [int(torch.randint(side, (), device=_CPU)) for side in (height, width)]
         rows, columns = _cut(height, centre[0], share), _cut(width, centre[1], share)
         mixed = features.clone()
         mixed[:, :, rows, columns] = features[partner, :, rows, columns]
@@ -215,12 +218,13 @@ def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
             f"soft labels hold one probability per class, shape (b, {num_classes}), got {tuple(labels.shape)}; "
             "pass the class_counts of this data set"
         )
-    return labels.to(torch.promote_types(labels.dtype, torch.float32))
+    return lifted(labels)
 
 
 def _share(alpha: float) -> float:
     """lambda, the share of the row itself, from Beta(alpha, alpha)."""
-    return float(torch.distributions.Beta(alpha, alpha).sample())
+    concentration = torch.tensor(float(alpha), device=_CPU)
+    return float(torch.distributions.Beta(concentration, concentration).sample())
 
 
 def _partners(features: Tensor) -> Tensor:

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_of
+from safa.augmenters.layout import Layout, TailAugmenter, zero_of
 from safa.augmenters.pairing import random_pairs
 from safa.errors import UserError
+from safa.precision import lifted
 from safa.types import Augmented
+from safa.weighting import ClassCounts
 
 
-class RSG(nn.Module):
+class RSG(TailAugmenter):
     """Move tail features by what is left of a head feature when the centre nearest to it is taken away.
 
     Every class has a few centres, learnt from the first epoch. A generated row is ``F_t + T(F_h - c_h)``.
@@ -66,18 +68,15 @@ class RSG(nn.Module):
         mv: float = 0.01,
         released: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
         _check(num_centers, contrastive_dim, transfer_strength, cesc, mv)
-        self.channels, self.layout, self.head_ratio = channels, layout, head_ratio
         self.transfer_strength, self.cesc, self.mv, self.released = transfer_strength, cesc, mv, released
-        self.is_head: Tensor
-        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
-        classes, kernel = len(self.is_head), kernel_of(layout)
+        classes = len(self.is_head)
         self.assignment_weight = nn.Parameter(torch.randn(classes, channels, num_centers))
         self.assignment_bias = nn.Parameter(torch.ones(classes, num_centers))
         self.centers = nn.Parameter(torch.zeros(classes, num_centers, channels))
-        self.transformation = _conv(channels, channels, kernel)  # T
-        self.pair_classifier = _PairClassifier(2 * channels, contrastive_dim, kernel)  # Q
+        self.transformation = _conv(channels, channels, self.kernel)  # T
+        self.pair_classifier = _PairClassifier(2 * channels, contrastive_dim, self.kernel)  # Q
         self.active = True
 
     @property
@@ -101,7 +100,7 @@ class RSG(nn.Module):
         Raises:
             UserError: if the features have another number of channels or dimensions than RSG was built for.
         """
-        maps = as_maps(self, features, self.layout, self.channels)
+        maps = self.as_maps(features)
         if not self.training or len(labels) == 0:
             return Augmented(features, labels, zero_of(self))
         source = maps.detach()
@@ -111,12 +110,12 @@ class RSG(nn.Module):
         rows, new_labels = features, labels
         if len(head):
             center = self.centers.detach()[labels, assignment.argmax(dim=1)]
-            deviation = full(source) - center[:, :, None, None]
+            deviation = lifted(source) - center[:, :, None, None]
             variation = deviation[head]
-            moved = self.transformation(variation)
+            moved = self.transformation(variation.to(self.transformation.weight.dtype))
             if self.mv:
                 values["mv"] = self._maximized_vector(source[head], variation, moved, deviation[tail])
-            generated = as_given(source[tail] + moved, self.layout).to(features.dtype)
+            generated = self.as_given(source[tail] + moved).to(features.dtype)
             rows, new_labels = torch.cat([features, generated]), torch.cat([labels, labels[tail]])
         loss = sum((getattr(self, name) * value for name, value in values.items()), zero_of(self))
         return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()})
@@ -124,14 +123,13 @@ class RSG(nn.Module):
     def assign(self, maps: Tensor, labels: Tensor) -> Tensor:
         """How much of each row belongs to each centre of its class: softmax over centres, (n, centres)."""
         with torch.autocast(maps.device.type, enabled=False):
-            pooled = full(maps).mean(dim=(2, 3))
-            logits = torch.einsum("nc,nck->nk", pooled, self.assignment_weight[labels])
+            pooled = lifted(maps).mean(dim=(2, 3))
+            logits = torch.einsum("nc,nck->nk", pooled, lifted(self.assignment_weight[labels]))
             return (logits + self.assignment_bias[labels]).softmax(dim=1)
 
     def extra_repr(self) -> str:
-        settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
         strength = f"num_centers={self.centers.shape[1]}, transfer_strength={self.transfer_strength}"
-        return f"{settings}, {strength}, cesc={self.cesc}, mv={self.mv}, released={self.released}"
+        return f"{super().extra_repr()}, {strength}, cesc={self.cesc}, mv={self.mv}, released={self.released}"
 
     def _center_estimation(self, source: Tensor, labels: Tensor, assignment: Tensor) -> Tensor:
         """L_cesc: centres near the rows they are assigned, and, while idle, Q on pairs of the batch."""
@@ -139,12 +137,12 @@ class RSG(nn.Module):
         if not self.active and len(labels) > 1:
             first, second = random_pairs(len(labels), labels.device)
             logits = self.pair_classifier(torch.cat([source[first], source[second]], dim=1))
-            term = term + F.cross_entropy(full(logits), (labels[first] == labels[second]).long())
+            term = term + F.cross_entropy(lifted(logits), (labels[first] == labels[second]).long())
         return term
 
     def _maximized_vector(self, head: Tensor, variation: Tensor, moved: Tensor, direction: Tensor) -> Tensor:
         """L_mv: Q must find nothing of the head class in T's output, whose length and direction are given."""
-        logits = full(self.pair_classifier(torch.cat([head, moved.to(head.dtype)], dim=1)))
+        logits = lifted(self.pair_classifier(torch.cat([head, moved.to(head.dtype)], dim=1)))
         no_class_left = F.cross_entropy(logits, torch.zeros(len(head), dtype=torch.long, device=head.device))
         return no_class_left + maximized_vector(variation, moved, direction, self.released)
 
@@ -171,7 +169,7 @@ def centers_loss(maps: Tensor, centers: Tensor, assignment: Tensor) -> Tensor:
     Returns:
         Scalar: the mean over rows of ``sum_k assignment_k |map - center_k|^2``, summed over (c, h, w).
     """
-    maps = full(maps)
+    maps = lifted(maps)
     pooled = maps.mean(dim=(2, 3))
     # To every position the distance is that of the mean plus a spread about it that no centre can change, so
     # the (n, k, c, h, w) differences of the released code are never built.
@@ -201,7 +199,7 @@ def maximized_vector(variation: Tensor, moved: Tensor, direction: Tensor, releas
     c = variation.shape[1]
 
     def vectors(maps: Tensor) -> Tensor:
-        return full(maps).reshape(len(maps), -1, c) if released else full(maps).flatten(2).transpose(1, 2)
+        return lifted(maps).reshape(len(maps), -1, c) if released else lifted(maps).flatten(2).transpose(1, 2)
 
     variation, moved, direction = vectors(variation), vectors(moved), vectors(direction)
     norm = torch.linalg.vector_norm

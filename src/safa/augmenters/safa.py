@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters import terms
-from safa.augmenters.layout import ClassCounts, Layout, as_given, as_maps, full, head_mask, kernel_of, zero_of
+from safa.augmenters.layout import Layout, TailAugmenter, zero_of
 from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs
 from safa.errors import UserError, closest
+from safa.precision import lifted
 from safa.types import Augmented
+from safa.weighting import ClassCounts
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ READINGS: dict[str, Reading] = {
 }
 
 
-class SAFA(nn.Module):
+class SAFA(TailAugmenter):
     """Learn how images of one head class differ, and move tail features by such deltas, adapted to each.
 
     E, D and G are Conv-BN-ReLU-Conv, Q has a pooled linear layer more. All exist in training only.
@@ -98,14 +100,9 @@ class SAFA(nn.Module):
         reading: str | Reading = "measured",
         **choices: Any,
     ) -> None:
-        super().__init__()
-        self.reading = _reading(reading, choices)
-        self.channels, self.layout, self.active = channels, layout, True
-        self.head_ratio = head_ratio
-        kernel = kernel_of(layout)
-        self.is_head: Tensor
-        self.register_buffer("is_head", head_mask(class_counts, head_ratio))
-        identity = self.reading.start == "identity"
+        super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
+        self.reading, self.active = _reading(reading, choices), True
+        identity, kernel = self.reading.start == "identity", self.kernel
         self.delta_extractor = _block(channels, channels, kernel, silent=identity)  # E
         self.delta_adapter = _block(2 * channels, channels, kernel, silent=identity)  # D
         self.generator = _block(channels, channels, kernel, silent=identity)  # G
@@ -121,7 +118,7 @@ class SAFA(nn.Module):
         Raises:
             UserError: if the features have another number of channels or dimensions than SAFA was built for.
         """
-        maps = as_maps(self, features, self.layout, self.channels)
+        maps = self.as_maps(features)
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
         source = maps.detach() if self.reading.detach else maps
@@ -132,12 +129,11 @@ class SAFA(nn.Module):
         new_labels = torch.cat([labels, labels[match.rows]])
         values, diagnostics = self._terms(source, generated, new_labels)
         loss = sum((getattr(self.reading, name) * value for name, value in values.items()), zero_of(self))
-        rows = torch.cat([features, as_given(generated.features, self.layout).to(features.dtype)])
+        rows = torch.cat([features, self.as_given(generated.features).to(features.dtype)])
         return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()}, diagnostics)
 
     def extra_repr(self) -> str:
-        settings = f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
-        return f"{settings}, reading={self.reading}"
+        return f"{super().extra_repr()}, reading={self.reading}"
 
     def extract(self, difference: Tensor) -> Tensor:
         """E: the delta of a pair of features from their difference, (n, c, h, w) -> (n, c, h, w).  [Eq. 2]"""
@@ -176,6 +172,7 @@ class SAFA(nn.Module):
         delta = self.extract(difference)  # Eq. 2
         tail = rows_of(source, match.rows)
         floor = source.detach().amin()
+        # Rows match.pairs of delta; taken at once, their gradients would add up to other bits than in recorded runs.
         taken = torch.cat([delta, rows_of(delta, match.partnered)])
         adapted = self.adapt(taken, tail)
         features, watched = self.move(adapted, tail, floor), _adaptation(taken, adapted, tail)  # Eq. 3
@@ -270,7 +267,7 @@ def _adaptation(delta: Tensor, adapted: Tensor, tail: Tensor) -> dict[str, Tenso
     Args:
         delta, adapted, tail: shape (n, c, h, w).
     """
-    delta, adapted, tail = (full(maps).flatten(1) for maps in (delta, adapted, tail))
+    delta, adapted, tail = (lifted(maps).flatten(1) for maps in (delta, adapted, tail))
     return {
         "delta_size": adapted.abs().mean() / tail.abs().mean(),
         "delta_cosine": F.cosine_similarity(delta, adapted).mean(),
@@ -326,9 +323,10 @@ def _block(inputs: int, outputs: int, kernel: int, *, silent: bool) -> nn.Sequen
 
 def _reading(reading: str | Reading, choices: dict[str, Any]) -> Reading:
     if not isinstance(reading, Reading):
-        if reading not in READINGS:
+        if reading not in list(READINGS):
             known = ", ".join(READINGS)
-            raise UserError(f"no reading {reading!r}{closest(reading, READINGS)}; there are {known}")
+            hint = closest(reading, READINGS)
+            raise UserError(f"no reading {reading!r}{hint}; there are {known}, and single choices are keywords")
         reading = READINGS[reading]
     names = [field.name for field in dataclasses.fields(Reading)]
     for name in choices:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safa.augmenters.layout import full
+from safa.precision import lifted
 
 EPSILON = 1e-5  # of Mao et al. (2019), in the denominator of a mode-seeking ratio
 
@@ -29,7 +29,7 @@ def cycle_delta(reconstructed: Tensor, delta: Tensor, reduction: Reduction = "me
         Eq. 4 sums over pairs and elements. A mean keeps the term's size when the batch or the feature map
         grows; summed over 32x16x16 elements, the same lambda would weigh 90 times more on every pair.
     """
-    difference = (full(reconstructed) - full(delta)).flatten(1)
+    difference = (lifted(reconstructed) - lifted(delta)).flatten(1)
     # The norm's gradient at 0 is 0, unlike that of a square root; an identity start needs that.
     norms: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return norms.mean() / difference.shape[1] ** 0.5 if reduction == "mean" else norms.sum()
@@ -45,7 +45,7 @@ def cycle_features(reconstructed: Tensor, target: Tensor, reduction: Reduction =
     Returns:
         Scalar.
     """
-    return F.mse_loss(full(reconstructed), full(target), reduction=reduction)
+    return F.mse_loss(lifted(reconstructed), lifted(target), reduction=reduction)
 
 
 def contrastive(logits: Tensor, same: Tensor, balanced: bool = True) -> Tensor:
@@ -63,7 +63,7 @@ def contrastive(logits: Tensor, same: Tensor, balanced: bool = True) -> Tensor:
         Random pairs over 100 classes are about 3 % positive, and Q learns to say "different". Eq. 6 as
         printed is ``balanced=False``.
     """
-    logits = full(logits)
+    logits = lifted(logits)
     losses = F.binary_cross_entropy_with_logits(logits, same.to(logits.dtype), reduction="none")
     if not balanced:
         return losses.mean()
@@ -112,4 +112,4 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference per row, shape (n,)."""
     if len(a) == 0:
         raise ValueError("mode seeking needs at least one pair; with none, leave the term out")
-    return (full(a) - full(b)).abs().mean(dim=tuple(range(1, a.dim())))
+    return (lifted(a) - lifted(b)).abs().mean(dim=tuple(range(1, a.dim())))

@@ -18,7 +18,7 @@ class AdjustedHead(nn.Module):
         tau: 0 is the former head; 1 is consistent for the balanced error.
 
     Shapes:
-        features (n, d) -> logits (n, k), in float32 (float64 stays float64).
+        features (…, d) -> logits (…, k), in float32 (float64 stays float64).
 
     Reading:
         The prior is that of the training images, n_c of n. It is taken out once: the former head should have

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.errors import UserError
-from safa.heads.features import check_sizes, lifted
+from safa.heads.features import check_sizes
+from safa.precision import lifted
 
 
 class CosineHead(nn.Module):
@@ -18,7 +19,7 @@ class CosineHead(nn.Module):
         scale: what a cosine is multiplied by; 30 in LDAM-DRW on all data sets.
 
     Shapes:
-        features (n, d) -> logits (n, k), each in ``[-scale, scale]``, in float32 (float64 stays float64).
+        features (…, d) -> logits (…, k), each in ``[-scale, scale]``, in float32 (float64 stays float64).
 
     Reading:
         LDAM-DRW's ``NormedLinear`` returns bare cosines and its loss multiplies by 30. Here the head
@@ -53,7 +54,7 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            directions = F.normalize(lifted(features), dim=1)
+            directions = F.normalize(lifted(features), dim=-1)
             class_vectors = F.normalize(self.weight.to(directions), dim=1)
             return self.scale * F.linear(directions, class_vectors)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from safa.errors import UserError
 from safa.heads.cosine import CosineHead
-from safa.heads.features import check_sizes, lifted
+from safa.heads.features import check_sizes
+from safa.precision import lifted
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -22,7 +23,7 @@ class FormerHead(nn.Module):
         in_features, num_classes: d and k.
 
     Shapes:
-        features (n, d) -> logits (n, k), in float32 (float64 stays float64).
+        features (…, d) -> logits (…, k), in float32 (float64 stays float64).
 
     Reading:
         Buffers, not parameters without gradient: a stage that lets ``fc`` learn sets ``requires_grad`` on all
@@ -70,7 +71,7 @@ class FormerHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             features = lifted(features)
-            features = torch.where(self.of_directions, F.normalize(features, dim=1), features)
+            features = torch.where(self.of_directions, F.normalize(features, dim=-1), features)
             return F.linear(features, self.weight.to(features), self.bias.to(features))
 
 

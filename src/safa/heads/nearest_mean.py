@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.errors import UserError
-from safa.heads.features import check_sizes, lifted
+from safa.heads.features import check_sizes
+from safa.precision import lifted
 from safa.types import Fitting
 
 
@@ -18,7 +19,7 @@ class NearestMeanHead(nn.Module):
         in_features, num_classes: d and k.
 
     Shapes:
-        features (n, d) -> logits (n, k), in float32 (float64 stays float64).
+        features (…, d) -> logits (…, k), in float32 (float64 stays float64).
 
     Reading:
         The released code's "cl2n" with Euclidean distance, in its order: the mean of all training features (of
@@ -62,10 +63,10 @@ class NearestMeanHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             features = lifted(features)
-            directions = F.normalize(features - self.feature_mean.to(features), dim=1)
+            directions = F.normalize(features - self.feature_mean.to(features), dim=-1)
             means = self.class_means.to(features)
             # |x - m|^2 = |x|^2 - 2 x m + |m|^2, without a difference per image and class.
-            lengths = directions.square().sum(dim=1, keepdim=True) + means.square().sum(dim=1)
+            lengths = directions.square().sum(dim=-1, keepdim=True) + means.square().sum(dim=1)
             return 2 * F.linear(directions, means) - lengths
 
     def extra_repr(self) -> str:

@@ -16,7 +16,7 @@ class ScaledHead(nn.Module):
         in_features, num_classes: d and k.
 
     Shapes:
-        features (n, d) -> logits (n, k), in float32 (float64 stays float64).
+        features (…, d) -> logits (…, k), in float32 (float64 stays float64).
 
     Reading:
         The paper scales weights, ``s_c w_c``, without a bias; the released code scales logits,

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.errors import UserError
-from safa.heads.features import check_sizes, lifted
+from safa.heads.features import check_sizes
 from safa.heads.former import check_fit, computes_as
+from safa.precision import lifted
 from safa.types import Fitting
 
 TAUS = tuple(step / 10 for step in range(21))
@@ -53,7 +54,7 @@ class TauNormalisedHead(nn.Module):
             smallest.
 
     Shapes:
-        features (n, d) -> logits (n, k), in float32 (float64 stays float64).
+        features (…, d) -> logits (…, k), in float32 (float64 stays float64).
 
     Reading:
         The bias is dropped, as in the released code. That code prints the whole grid; the choice by validation is
@@ -118,4 +119,5 @@ class TauNormalisedHead(nn.Module):
             return F.linear(features, tau_normalised(self.weight.to(features), self.tau.to(features)))
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, num_classes={self.num_classes}, tau={float(self.tau):g}"
+        tau = "on meta" if self.tau.is_meta else f"{float(self.tau):g}"
+        return f"in_features={self.in_features}, num_classes={self.num_classes}, tau={tau}"

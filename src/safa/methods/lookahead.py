@@ -14,6 +14,7 @@ from torch.func import functional_call, jvp
 from torch.overrides import TorchFunctionMode
 
 from safa.errors import UserError
+from safa.precision import lifted
 from safa.types import Lookahead
 
 Parameters = dict[str, Tensor]
@@ -109,8 +110,7 @@ class _WholeNorms(TorchFunctionMode):
         if func not in self.norms or not args:
             return func(*args, **(kwargs or {}))
         features, *rest = args
-        whole = features.to(torch.promote_types(features.dtype, torch.float32))
-        return func(whole, *rest, **(kwargs or {})).to(features.dtype)
+        return func(lifted(features), *rest, **(kwargs or {})).to(features.dtype)
 
 
 @functools.cache
