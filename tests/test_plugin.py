@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +17,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
-from safa.augmenters import SAFA, CutMix, Mixup, Remix
+from safa.augmenters import RSG, SAFA, CutMix, Mixup, Remix
 from safa.backbones import densenet40, resnet8
 from safa.errors import UserError
 from safa.plugin import INPUT, Place, PlugIn
@@ -345,44 +348,58 @@ def test_a_model_compiled_before_attaching_is_refused():
             PlugIn(model, "body", safa_of(4))
 
 
-def test_a_model_compiled_after_attaching_is_refused_rather_than_trained_without_augmentation():
-    torch.compiler.reset()
-    plug = plugged()
+@pytest.mark.parametrize("make", [Repeat, Reverse])
+@pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
+def test_a_model_compiled_after_attaching_is_refused_rather_than_trained_without_augmentation(make, active):
+    plug = PlugIn(small(), "body", make())
+    plug.active = active
     plug.model.compile(backend="eager")
-    plug.active = False
-    plug(images(), LABELS)
-    plug.active = True
-    with pytest.raises(UserError, match=r"never reached .* compile the plug-in, not the model"):
+    with pytest.raises(UserError, match="is compiled and would ignore the augmenter"):
         plug(images(), LABELS)
 
 
 # --- idle --------------------------------------------------------------------------------------------------
 
 
-class Fixed(nn.Module):
-    """Returns one and the same tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Identity()
-        self.logits = torch.rand(B, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.body(images)
-        return self.logits
-
-
 def test_idle_the_augmenter_is_not_called_no_hook_is_set_and_the_logits_are_the_models(monkeypatch):
-    augmenter, model = Repeat(), Fixed()
+    augmenter, model, returned = Repeat(), small(), []
     plug = PlugIn(model, "body", augmenter)
     plug.active = False
+    plug(images(), LABELS)  # the first pass looks at the layer
+    model.register_forward_hook(lambda _, given, logits: returned.append(logits))
     monkeypatch.setattr(nn.Module, "register_forward_pre_hook", lambda *_: pytest.fail("set a hook"))
     out = plug(images(), LABELS)
-    assert out.logits is model.logits
+    assert len(returned) == 1
+    assert out.logits is returned[0]
     assert out.labels is LABELS
     assert out.loss.item() == 0
     assert out.terms == {}
     assert augmenter.calls == 0
+
+
+def test_the_first_idle_pass_looks_at_the_layer_and_changes_nothing_by_it():
+    plug, bare, calls = plugged(Repeat()), small(), []
+    plug.active = False
+    plug.model.fc.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    state = torch.get_rng_state()
+    for _ in range(2):
+        assert torch.equal(plug(images()).logits, bare(images()))
+    assert calls == [B, 2, 4, B]
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in bare.state_dict().items():
+        assert torch.equal(plug.model.state_dict()[name], tensor), name
+    assert all(module.training for module in plug.modules())
+    assert plug.augmenter.calls == 0
+    assert hooks_of(plug.augmenter) == []
+
+
+def test_a_pass_that_adds_rows_needs_no_further_look():
+    plug, calls = plugged(Repeat()), []
+    plug.model.fc.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    plug(images(), LABELS)
+    plug.active = False
+    plug(images())
+    assert calls == [B + 3, B]
 
 
 def test_idle_a_training_step_has_the_bits_of_one_without_the_plug_in():
@@ -484,6 +501,17 @@ def one_process(rank: int, folder: str) -> None:
         labels = NO_TAIL if without else LABELS
         alone = copy.deepcopy(plug)
         seen[step] = backward(parallel, plug, rank, labels), backward(alone, alone, rank, labels)
+    plug = plugged(safa_of(4, start="random"))  # as the docstring of PlugIn has it: wrapped once
+    parallel = DistributedDataParallel(plug, find_unused_parameters=True)
+    for step in (
+        "idle, wrapped once",
+        "idle again, wrapped once",
+        "active, wrapped once",
+        "active again, wrapped once",
+    ):
+        plug.active = step.startswith("active")
+        alone = copy.deepcopy(plug)
+        seen[step] = backward(parallel, plug, rank, LABELS), backward(alone, alone, rank, LABELS)
     for before in ("input", "body"):
         plug = PlugIn(small(), before, Remix(COUNTS))
         parallel, alone = DistributedDataParallel(plug), copy.deepcopy(plug)
@@ -598,6 +626,27 @@ def test_probe_leaves_out_layers_after_which_the_network_insists_on_its_number_o
             return self.fc(features.mean(dim=(2, 3)))
 
     assert [place.name for place in PlugIn.probe(Picky(), 12)] == ["input", "fc"]
+
+
+class TwoNames(Small):
+    """Its body is registered once more, inside another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.ModuleDict({"trunk": self.body})
+
+
+@pytest.mark.parametrize("name", ["body", "again.trunk"])
+def test_a_layer_of_two_names_can_be_named_by_either(name):
+    assert len(PlugIn(TwoNames(), name, Repeat())(images(), LABELS).logits) == B + 3
+    assert PlugIn.probe(TwoNames(), 12, only=name) == [Place(name, (4, 10, 10))]
+
+
+def test_probe_passes_the_images_twice_and_once_for_every_layer():
+    model, calls = small(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    places = PlugIn.probe(model, 12)
+    assert len(calls) == 2 + len(places)
 
 
 # --- mixing, and the network's own input -------------------------------------------------------------------
@@ -723,6 +772,12 @@ def test_mixing_works_under_autocast_and_in_half_precision(before):
     assert (out.logits.dtype, out.labels.dtype) == (torch.bfloat16, torch.float32)
 
 
+def test_half_precision_images_are_mixed_under_autocast_in_a_float32_network():
+    plug = PlugIn(resnet8(5), "layer3", Mixup(COUNTS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert plug(images().bfloat16(), LABELS).logits.dtype == torch.bfloat16
+
+
 def test_hooks_of_the_user_on_the_network_itself_stay():
     plug, fired = PlugIn(small(), INPUT, Reverse()), []
     plug.model.register_forward_pre_hook(lambda *_: fired.append("before"))
@@ -768,22 +823,17 @@ def test_a_compiled_plug_in_mixes_as_the_plain_one_does_and_in_few_pieces(before
     assert_left_as_it_was(plug.model)
 
 
-@pytest.mark.parametrize("before", ["input", "body"])
-def test_a_model_compiled_after_attaching_is_never_trained_on_rows_that_are_not_mixed(before):
+def test_before_the_input_a_model_compiled_after_attaching_is_trained_on_mixed_rows():
     torch.compiler.reset()
-    plug = PlugIn(small(), before, Reverse())
+    plug = PlugIn(small(), INPUT, Reverse())
     plug.model.compile(backend="eager")
     plug.active = False
     plug(images(), LABELS)
     plug.active = True
-    try:
-        out = plug(images(), LABELS)
-    except UserError as error:
-        assert "never reached" in str(error)
-        assert "compile the plug-in, not the model" in str(error)
-    else:  # torch minds a hook on the module that was compiled itself, but not on those inside
-        assert before == "input"
-        torch.testing.assert_close(out.logits, small()((images() + images().flip(0)) / 2))
+    out = plug(images(), LABELS)
+    bare = small()
+    bare(images())
+    torch.testing.assert_close(out.logits, bare((images() + images().flip(0)) / 2))
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------
@@ -893,13 +943,212 @@ def test_labels_that_are_neither_class_ids_nor_soft_are_refused_where_rows_are_m
         plugged(Reverse())(images(), labels)
 
 
-def test_a_model_that_returns_more_than_logits_is_refused():
-    class Pair(Small):
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            logits = super().forward(images)
-            return logits, logits
+class Pair(Small):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = super().forward(images)
+        return logits, logits
 
-    assert "Pair returns tuple, not logits" in complaint(Pair(), "body", Repeat())
+
+@pytest.mark.parametrize("augmenter", [Repeat, Reverse, lambda: None], ids=["repeat", "mix", "no augmenter"])
+@pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_model_that_returns_more_than_logits_is_refused(augmenter, active, training):
+    plug = PlugIn(Pair(), "body", augmenter()).train(training)
+    if plug.augmenter is not None:
+        plug.active = active
+    for _ in range(2):
+        with pytest.raises(UserError, match="Pair returns tuple, not logits; wrap it in a module"):
+            plug(images(), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("model", "before", "said"),
+    [
+        (lambda: resnet8(5), "layer3.0.conv1", "'layer3.0.conv1' is not crossed by every path"),
+        (Branches, "twice", "'twice' is reached twice in one forward pass"),
+        (Branches, "spare", "'spare' was never reached"),
+        (Branches, "table", "the first input of 'table' is not one row per image"),
+    ],
+    ids=["in a branch", "reached twice", "never reached", "no rows"],
+)
+@pytest.mark.parametrize("augmenter", [Repeat, Reverse])
+def test_a_layer_that_does_not_fit_is_refused_in_the_first_idle_pass(model, before, said, augmenter):
+    plug = PlugIn(model(), before, augmenter())
+    plug.active = False
+    with pytest.raises(UserError, match=said):
+        plug(images())
+    assert hooks_of(plug) == []
+
+
+def test_a_layer_inside_a_residual_branch_is_refused_though_the_first_batch_has_no_tail():
+    plug = PlugIn(resnet8(5), "layer3.0.bn2", safa_of(64))
+    with pytest.raises(UserError, match="'layer3.0.bn2' is not crossed by every path"):
+        plug(images(), NO_TAIL)
+
+
+class InTrainingOnly(Small):
+    """In evaluation it returns something else, or fails."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(images)
+        if self.fails:
+            raise NotImplementedError("no evaluation")
+        return ()
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "no logits"])
+def test_a_network_for_training_only_can_be_given_rows_and_is_not_looked_at(fails):
+    plug = PlugIn(InTrainingOnly(fails), "body", Repeat())
+    plug.active = False
+    assert len(plug(images()).logits) == B
+    plug.active = True
+    assert len(plug(images(), LABELS).logits) == B + 3
+
+
+def test_a_network_for_training_only_is_not_mixed_since_nothing_would_tell_of_a_branch():
+    with pytest.raises(NotImplementedError, match="no evaluation"):
+        PlugIn(InTrainingOnly(fails=True), "body", Reverse())(images(), LABELS)
+
+
+@pytest.mark.parametrize("error", [AssertionError, ValueError])
+def test_a_network_that_insists_on_its_number_of_rows_is_explained_whatever_it_raises(error):
+    class Picky(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.body(self.stem(images))
+            if len(features) != len(images):
+                raise error("another number of rows")
+            return self.fc(features.mean(dim=(2, 3)))
+
+    assert "'body' is not crossed by every path" in complaint(Picky(), "body", Repeat())
+
+
+# --- activation checkpointing: backward runs the region again, when the hook is gone
+
+
+class Checkpointed(Small):
+    def __init__(self, region: str, use_reentrant: bool) -> None:
+        super().__init__()
+        self.region, self.use_reentrant = region, use_reentrant
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images
+        for name in ("stem", "body"):
+            layer = getattr(self, name)
+            if name == self.region and self.training:
+                features = checkpoint(layer, features, use_reentrant=self.use_reentrant)
+            else:
+                features = layer(features)
+        return self.fc(features.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("region", "before", "use_reentrant"),
+    [("body", "body", True), ("body", "body.1", True), ("body", "body", False), ("stem", "stem", False)],
+)
+@pytest.mark.parametrize("augmenter", [lambda: Mixup(COUNTS), Repeat], ids=["mixup", "repeat"])
+@pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
+def test_a_checkpointed_layer_is_refused_by_its_name(region, before, use_reentrant, augmenter, active):
+    plug = PlugIn(Checkpointed(region, use_reentrant), before, augmenter())
+    plug.active = active
+    with pytest.raises(UserError, match=f"^'{before}' runs inside a region under torch.utils.checkpoint"):
+        plug(images(), LABELS)
+    assert hooks_of(plug) == []
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("before", ["input", "stem", "fc"])
+def test_outside_a_checkpointed_region_gradients_are_those_of_the_plain_network(before, use_reentrant):
+    found = []
+    for model in (Checkpointed("body", use_reentrant), Checkpointed("nothing", use_reentrant)):
+        model.load_state_dict(small().state_dict())
+        plug = PlugIn(model, before, Reverse())
+        out = plug(images(), LABELS)
+        F.cross_entropy(out.logits, out.labels).backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for with_region, without in zip(*found, strict=True):
+        torch.testing.assert_close(with_region, without)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.autograd.graph.save_on_cpu])
+def test_a_whole_pass_without_gradients_or_with_hooks_on_saved_tensors_is_no_checkpointed_region(around):
+    plug = plugged(Repeat())
+    with around():
+        assert len(plug(images(), LABELS).logits) == B + 3
+
+
+# --- augmenters and labels that are none
+
+
+class Returns(Repeat):
+    """Returns what it is told to."""
+
+    def __init__(self, made: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, features: Tensor, labels: Tensor) -> Augmented:
+        return self.made(features, labels)
+
+
+def test_an_augmenter_with_another_number_of_labels_than_rows_is_blamed_for_it():
+    augmenter = Returns(lambda features, labels: Augmented(features, labels[:7], torch.zeros(())))
+    assert complaint(small(), "body", augmenter).startswith("Returns returns 10 rows of features with 7 labels")
+
+
+def test_an_augmenter_that_returns_no_augmented_batch_is_refused():
+    augmenter = Returns(lambda features, labels: (features, labels))
+    assert complaint(small(), "body", augmenter).startswith("Returns returns tuple; an augmenter returns safa.types")
+
+
+@pytest.mark.parametrize(
+    ("augmenter", "said"),
+    [
+        (SAFA, r"augmenter is the class SAFA; pass an object, SAFA\(…\)"),
+        (RSG, "augmenter is the class RSG"),
+        (nn.Identity(), "Identity is no augmenter: it has no active and no learns_while_idle; safa.types.Augmenter"),
+    ],
+    ids=["a class", "a class with the attributes", "another module"],
+)
+def test_what_is_no_augmenter_is_refused_when_attached(augmenter, said):
+    with pytest.raises(UserError, match=said):
+        PlugIn(small(), "body", augmenter)
+
+
+@pytest.mark.parametrize("augmenter", [lambda: safa_of(4), lambda: Mixup(COUNTS)], ids=["safa", "mixup"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_class_ids_of_any_integer_type_do_what_int64_does(augmenter, dtype):
+    outs = []
+    for labels in (LABELS, LABELS.to(dtype)):
+        torch.manual_seed(0)
+        plug = plugged(augmenter())
+        torch.manual_seed(1)
+        outs.append(plug(images(), labels))
+    assert torch.equal(outs[1].logits, outs[0].logits)
+    assert torch.equal(outs[1].labels, outs[0].labels)
+    assert outs[1].labels.dtype == outs[0].labels.dtype
+
+
+@pytest.mark.parametrize("augmenter", [lambda: safa_of(4), lambda: Mixup(COUNTS)], ids=["safa", "mixup"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (-1, "labels are class ids from 0 on, got -1"),
+        (5, "Small tells 5 classes apart, so labels are 0 to 4, got 5"),
+    ],
+)
+def test_labels_out_of_range_are_refused_before_they_are_taken_for_another_class(augmenter, wrong, said):
+    with pytest.raises(UserError, match=said):
+        plugged(augmenter())(images(), LABELS.clone().index_fill_(0, torch.tensor(3), wrong))
+
+
+def test_attaching_does_not_load_the_compiler():
+    code = "import sys, safa.plugin; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_settings_show_in_the_representation():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from safa.crossing import Crossing, hooked, inputs_of_layers, logits_of
 from safa.errors import UserError, closest
 from safa.types import Augmented, Augmenter, Output
 
@@ -36,21 +36,25 @@ class PlugIn(nn.Module):
         model: maps images (b, …) to logits (b, k); trained by the loop around it.
         before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from
             input to output must cross it once. ``"input"`` is the network's own input. When left out, the
-            model's own attribute ``before``; for an augmenter that mixes, the input.
+            model's own attribute ``before``; for an augmenter that mixes, the input. The layer must not lie
+            inside a region under ``torch.utils.checkpoint``: backward runs it again, without the augmenter.
         augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
 
+    In ``DistributedDataParallel`` set ``plug.active`` on the plug-in: on the wrapper it is a new attribute that does
+    nothing. DDP waits for the gradient of every parameter, and those of an idle SAFA get none. So either wrap once
+    with ``find_unused_parameters=True``; or freeze the idle augmenter by ``requires_grad_(False)`` before wrapping,
+    and let it learn and wrap anew when it starts. RSG freezes parts of itself: wrap anew after every switch.
+
     Raises:
-        UserError: if there is no such layer, or the model was compiled and would ignore a hook silently.
-            Attach first, then ``torch.compile(plug)``; the augmenter itself runs uncompiled.
+        UserError: if there is no such layer, if the augmenter is none, or if the model was compiled and would
+            ignore a hook silently. Attach first, then ``torch.compile(plug)``; the augmenter itself runs uncompiled.
     """
 
     def __init__(self, model: nn.Module, before: str | None = None, augmenter: Augmenter | None = None) -> None:
         super().__init__()
-        if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-            raise UserError(
-                f"{type(model).__name__} is compiled and would ignore the augmenter; "
-                "attach the plug-in to the plain model, then torch.compile(plug)"
-            )
+        _refuse_compiled(model)
+        if augmenter is not None:
+            _refuse_other_than_augmenter(augmenter)
         if before is None:
             before = INPUT if _mixes(augmenter) else getattr(model, "before", None)
         if augmenter is not None:
@@ -72,84 +76,126 @@ class PlugIn(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Logits of the images, in training followed by those of the generated rows, or those of mixed images.
 
+        The first pass in training looks at where the layer lies, idle or not, so that a mistake in ``before`` does
+        not wait for T_th. It costs two passes of two images in evaluation mode, and no random number.
+
         Args:
             images: shape (b, …), what the model takes.
-            labels: shape (b,), int64, or (b, k), soft, for an augmenter that mixes; may be left out where nothing
-                is augmented.
+            labels: shape (b,), of any integer type (the augmenter gets int64), or (b, k), soft, for an augmenter
+                that mixes; may be left out, or be anything, where nothing is augmented.
 
         Raises:
             UserError: if labels are missing or do not fit the images or the augmenter while augmenting, if the
-                layer is not crossed exactly once by every path, or if the model returns anything but logits.
+                layer is checkpointed or not crossed exactly once by every path, if the augmenter returns what is
+                no batch, or if the model returns anything but logits.
         """
         augmenter = self.augmenter
-        if augmenter is None or not self.training or not (augmenter.active or augmenter.learns_while_idle):
-            logits = self.model(images)
-            return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
-        output = self._augmented(images, _accepted(labels, images, augmenter), augmenter)
-        if _mixes(augmenter) and not self._crossing_is_known:
-            self._refuse_branch(images)
+        if augmenter is None or not self.training:
+            return _unaugmented(logits_of(self.model, self.model(images)), labels)
+        if augmenter.active or augmenter.learns_while_idle:
+            output = self._augmented(images, _accepted(labels, images, augmenter), augmenter)
+        elif self._crossing_is_known:
+            return _unaugmented(logits_of(self.model, self.model(images)), labels)
+        else:
+            output = _unaugmented(self._through(images, lambda features: features), labels)
+        if not self._crossing_is_known:
+            # Disabled here, not by a decorator, which would load the whole compiler when this module is imported.
+            torch.compiler.disable(self._look)(images, output.logits)  # type: ignore[no-untyped-call]
         return output
 
     def extra_repr(self) -> str:
         return f"before={self.before!r}"
 
+    @property
+    def _layer(self) -> str:
+        """The layer's name as torch has it: empty for the network itself, which is ``INPUT``."""
+        return "" if self.before == INPUT and INPUT not in _names(self.model) else str(self.before)
+
     def _augmented(self, images: Tensor, labels: Tensor, augmenter: Augmenter) -> Output:
         seen: list[Augmented] = []
 
-        def augment(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            if seen:
-                raise UserError(f"{self.before!r} is reached twice in one forward pass; name a layer that is used once")
-            if not inputs or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(labels):
-                raise UserError(
-                    f"the first input of {self.before!r} is not one row per image and cannot be augmented; "
-                    "PlugIn.probe lists what fits"
-                )
-            seen.append(_named_errors(augmenter, inputs[0], labels, str(self.before)))
-            return (seen[0].features, *inputs[1:])
+        def augment(features: Tensor) -> Tensor:
+            seen.append(_result_of(augmenter, features, labels, str(self.before)))
+            return seen[0].features
 
-        # A compiled plug-in compiles the network around the augmenter: traced, this closure would be compiled
-        # anew in dozens of pieces, for the number of generated rows depends on the labels.
-        hook = torch.compiler.disable(augment)  # type: ignore[no-untyped-call]
         try:
-            with _hooked(_layer(self.model, str(self.before)), hook):
-                logits = self.model(images)
-        except RuntimeError as error:
-            self._explain(error, seen, images)
+            logits = self._through(images, augment)
+        except UserError:
             raise
-        return self._output(logits, seen)
-
-    def _output(self, logits: Any, seen: list[Augmented]) -> Output:
-        if not seen:
-            raise UserError(
-                f"{self.before!r} was never reached in the forward pass, so nothing was augmented; "
-                "name a layer that is used (PlugIn.probe lists them), and compile the plug-in, not the model"
-            )
+        except Exception as error:  # asserts of a network included
+            self._explain(error, images, labels, seen)
+            raise
         result = seen[0]
-        if not isinstance(logits, Tensor):
-            raise UserError(
-                f"{type(self.model).__name__} returns {type(logits).__name__}, not logits; "
-                "wrap it in a module that returns its logits alone"
-            )
         if len(logits) != len(result.labels):
             raise UserError(_inside_branch(str(self.before)))
         return Output(logits, result.labels, result.loss, result.terms, result.diagnostics)
 
-    def _explain(self, error: RuntimeError, seen: list[Augmented], images: Tensor) -> None:
-        """Say so when the rows that were added are what the network failed on."""
+    def _through(self, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits of the images, with what enters the layer changed on the way."""
+        if self._layer:  # a hook on the module that was compiled itself is minded
+            _refuse_compiled(self.model)
+        reached: list[Tensor] = []
+        outside = _recording()
+
+        def enter(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            if reached:
+                raise UserError(f"{self.before!r} is reached twice in one forward pass; name a layer that is used once")
+            if not inputs or not isinstance(inputs[0], Tensor) or inputs[0].shape[:1] != (len(images),):
+                raise UserError(
+                    f"the first input of {self.before!r} is not one row per image and cannot be augmented; "
+                    "PlugIn.probe lists what fits"
+                )
+            if any(around and not here for around, here in zip(outside, _recording(), strict=True)):
+                raise UserError(_checkpointed(str(self.before)))
+            reached.append(change(inputs[0]))
+            return (reached[0], *inputs[1:])
+
+        # A compiled plug-in compiles the network around the augmenter: traced, this closure would be compiled
+        # anew in dozens of pieces, for the number of generated rows depends on the labels.
+        hook = torch.compiler.disable(enter)  # type: ignore[no-untyped-call]
+        with hooked(self.model.get_submodule(self._layer), hook):
+            returned = self.model(images)
+        if not reached:
+            raise UserError(
+                f"{self.before!r} was never reached in the forward pass, so nothing was augmented; "
+                "name a layer that is used (PlugIn.probe lists them), and compile the plug-in, not the model"
+            )
+        return logits_of(self.model, returned)
+
+    def _explain(self, error: Exception, images: Tensor, labels: Tensor, seen: list[Augmented]) -> None:
+        """Say so when a label beyond the classes, or the rows that were added, are what the pass failed on."""
+        try:
+            crossing = Crossing(self.model, images[:2])
+        except Exception:  # it fails on plain rows as well
+            return
+        classes = crossing.logits.shape[-1]
+        if not seen and _ids_on_cpu(labels) and bool((labels >= classes).any()):
+            raise UserError(
+                f"{type(self.model).__name__} tells {classes} classes apart, so labels are 0 to {classes - 1}, "
+                f"got {int(labels.max())}"
+            ) from error
         grown = bool(seen) and len(seen[0].labels) > len(images)
-        if grown and len(images) > 1 and not _crossed_by_all(self.model, str(self.before), images[:2]):
+        if grown and not crossing.is_crossed(self._layer, exact=False):
             raise UserError(_inside_branch(str(self.before))) from error
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _refuse_branch(self, images: Tensor) -> None:
-        """Mixed rows are as many as before, so a shortcut would not fail on them: look once, on two images."""
-        name = str(self.before)
-        if _layer(self.model, name) is not self.model:
-            if len(images) < 2:  # a row alone is mixed with itself, and tells nothing
+    def _look(self, images: Tensor, logits: Tensor) -> None:
+        """Refuse a layer that not every path crosses, once: rows that are mixed, or not yet added, do not tell."""
+        if self._layer and len(logits) == len(images):  # every path crosses the network's own input
+            if len(images) < 2:
                 return
-            if not _crossed_by_all(self.model, name, images[:2]):
-                raise UserError(_inside_branch(name))
+            if not self._is_crossed(images[:2]):
+                raise UserError(_inside_branch(str(self.before)))
         self._crossing_is_known = True
+
+    def _is_crossed(self, images: Tensor) -> bool:
+        mixes = _mixes(self.augmenter)
+        try:
+            crossing = Crossing(self.model, images)
+        except Exception:  # a network that works in training only
+            if mixes:
+                raise
+            return True  # rows that are added where they must not be are an error later on, mixed ones are silent
+        return crossing.is_crossed(self._layer, exact=mixes)
 
     @staticmethod
     def probe(
@@ -164,33 +210,61 @@ class PlugIn(nn.Module):
             image_size: side of a square image, or (height, width), in pixels.
             channels: of the images.
             only: try this layer, or ``"input"``, alone.
+
+        Raises:
+            UserError: if the model returns anything but logits.
         """
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        parameter = next(model.parameters(), torch.empty(0))
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(2, channels, height, width, generator=generator)
-        images = images.to(parameter.device, parameter.dtype)
+        images = images.to(next(model.parameters(), images).device)
+        crossing, own_input = Crossing(model, images), INPUT not in _names(model)
         reached: list[Place] = []
-        for name, inputs in _inputs_of_layers(model, images).items():
-            if only not in (None, name):
+        for layer, inputs in inputs_of_layers(model, images).items():
+            name = layer or INPUT
+            if only not in (None, name) or not (layer or own_input):
                 continue
-            once = len(inputs) == 1 and inputs[0] is not None and inputs[0][:1] == (2,)
-            if once and inputs[0] is not None and _crossed_by_all(model, name, images):
-                reached.append(Place(name, tuple(inputs[0][1:])))
+            shape = inputs[0]
+            if len(inputs) == 1 and shape is not None and shape[:1] == (2,) and crossing.is_crossed(layer):
+                reached.append(Place(name, tuple(shape[1:])))
         return reached
+
+
+def _unaugmented(logits: Tensor, labels: Tensor | None) -> Output:
+    return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
 
 
 def _mixes(augmenter: Augmenter | None) -> bool:
     return bool(getattr(augmenter, "mixes", False))
 
 
+def _refuse_compiled(model: nn.Module) -> None:
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UserError(
+            f"{type(model).__name__} is compiled and would ignore the augmenter; "
+            "attach the plug-in to the plain model, then torch.compile(plug)"
+        )
+
+
+def _refuse_other_than_augmenter(augmenter: object) -> None:
+    if isinstance(augmenter, type):
+        name = augmenter.__name__
+        raise UserError(f"augmenter is the class {name}; pass an object, {name}(…)")
+    lacking = [name for name in ("active", "learns_while_idle", "__call__") if not hasattr(augmenter, name)]
+    if lacking:
+        raise UserError(
+            f"{type(augmenter).__name__} is no augmenter: it has no {' and no '.join(lacking)}; "
+            "safa.types.Augmenter says what one has"
+        )
+
+
 def _accepted(labels: Tensor | None, images: Tensor, augmenter: Augmenter) -> Tensor:
-    """The labels, when the augmenter can be given them."""
+    """The labels, when the augmenter can be given them; class ids as int64."""
     if labels is None:
         raise UserError("labels are needed while the augmenter is active: plug(images, labels)")
-    ids = labels.shape == (len(images),) and not labels.is_floating_point()
-    soft = labels.dim() == 2 and len(labels) == len(images) and labels.is_floating_point()
-    if ids or (soft and _mixes(augmenter)):
+    if labels.shape == (len(images),) and not (labels.is_floating_point() or labels.is_complex()):
+        return labels.long()
+    if labels.dim() == 2 and len(labels) == len(images) and labels.is_floating_point() and _mixes(augmenter):
         return labels
     expected = f"labels must be one class id per image, shape ({len(images)},)"
     got = f"got {tuple(labels.shape)} of {labels.dtype}"
@@ -201,18 +275,47 @@ def _accepted(labels: Tensor | None, images: Tensor, augmenter: Augmenter) -> Te
     )
 
 
-def _layer(model: nn.Module, name: str) -> nn.Module:
-    """The layer of that name; for ``INPUT`` the model itself, unless a layer is called so."""
-    return model if name == INPUT and not _has_layer(model, INPUT) else model.get_submodule(name)
+def _ids_on_cpu(labels: Tensor) -> bool:
+    """Whether labels are class ids that can be read without waiting for a device."""
+    return labels.dim() == 1 and labels.device.type == "cpu"
 
 
-def _has_layer(model: nn.Module, name: str) -> bool:
-    return any(name == known for known, _ in model.named_modules())
+def _result_of(augmenter: Augmenter, features: Tensor, labels: Tensor, before: str) -> Augmented:
+    """What the augmenter makes of a batch, if it is one; its errors with the layer's name."""
+    if _ids_on_cpu(labels) and bool((labels < 0).any()):
+        raise UserError(f"labels are class ids from 0 on, got {int(labels.min())}; leave such images out of the batch")
+    try:
+        result = augmenter(features, labels)
+    except UserError as error:
+        raise UserError(f"before {before!r}: {error}") from error
+    name = type(augmenter).__name__
+    if not isinstance(result, Augmented):
+        raise UserError(f"{name} returns {type(result).__name__}; an augmenter returns safa.types.Augmented")
+    if len(result.features) != len(result.labels):
+        raise UserError(
+            f"{name} returns {len(result.features)} rows of features with {len(result.labels)} labels; "
+            "give every row one label"
+        )
+    return result
+
+
+def _recording() -> tuple[bool, bool]:
+    """Whether autograd records, and keeps what it needs by itself; a checkpointed region lacks one of them."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks("there are some"):  # which is refused if there are
+            return torch.is_grad_enabled(), True
+    except RuntimeError:
+        return torch.is_grad_enabled(), False
+
+
+def _names(model: nn.Module) -> list[str]:
+    """Of all layers, those with two names under both."""
+    return [name for name, _ in model.named_modules(remove_duplicate=False) if name]
 
 
 def _known_layer(model: nn.Module, before: str | None) -> str:
-    names = [INPUT, *(name for name, _ in model.named_modules() if name)]
-    top = [name for name, _ in model.named_children()]
+    names = [INPUT, *_names(model)]
+    top = [name for name in names[1:] if "." not in name]
     if before is None:
         raise UserError(
             f"{type(model).__name__} names no default layer; pass before=…, one of {top}, a layer inside them, "
@@ -224,13 +327,6 @@ def _known_layer(model: nn.Module, before: str | None) -> str:
     return before
 
 
-def _named_errors(augmenter: Augmenter, features: Tensor, labels: Tensor, before: str) -> Augmented:
-    try:
-        return augmenter(features, labels)
-    except UserError as error:
-        raise UserError(f"before {before!r}: {error}") from error
-
-
 def _inside_branch(before: str) -> str:
     return (
         f"{before!r} is not crossed by every path (a layer inside a residual branch gets another batch size "
@@ -238,65 +334,8 @@ def _inside_branch(before: str) -> str:
     )
 
 
-@contextmanager
-def _hooked(layer: nn.Module, hook: Any) -> Iterator[None]:
-    """The hook on the layer's input, gone afterwards whatever happens."""
-    handle = layer.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets back the mode it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _crossed_by_all(model: nn.Module, name: str, images: Tensor) -> bool:
-    """Whether doubling the rows that enter a layer doubles the rows of the output and changes none."""
-
-    def double(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (torch.cat([inputs[0], inputs[0]]), *inputs[1:])
-
-    with _evaluating(model), torch.autocast(images.device.type, enabled=False):
-        plain = model(images)
-        try:
-            with _hooked(_layer(model, name), double):
-                doubled = model(images)
-        except Exception:  # whatever a network raises on rows it did not expect, asserts included
-            return False
-    if not isinstance(plain, Tensor) or doubled.shape != (2 * len(plain), *plain.shape[1:]):
-        return False
-    rtol = max(1e-2, torch.finfo(plain.dtype).eps ** 0.5)  # a network in half precision differs by more
-    return torch.allclose(doubled, torch.cat([plain, plain]), rtol=rtol, atol=rtol / 10)
-
-
-def _inputs_of_layers(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size | None]]:
-    """Shapes of the first inputs of every call of every module, in the order of the first call."""
-    shapes: dict[str, list[torch.Size | None]] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if not name and _has_layer(model, INPUT):
-            continue
-
-        def record(_: nn.Module, inputs: tuple[Any, ...], name: str = name or INPUT) -> None:
-            first = inputs[0] if inputs else None
-            shapes.setdefault(name, []).append(first.shape if isinstance(first, Tensor) else None)
-
-        handles.append(module.register_forward_pre_hook(record))
-    try:
-        with _evaluating(model):
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
+def _checkpointed(before: str) -> str:
+    return (
+        f"{before!r} runs inside a region under torch.utils.checkpoint (or no_grad, or hooks on saved tensors), which "
+        "backward runs again without the augmenter; name a layer outside, such as the one that opens the region"
+    )

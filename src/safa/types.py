@@ -39,7 +39,7 @@ class Output:
     Attributes:
         logits: shape (b + a, k). Rows ``[0, b)`` belong to the real images in input order, or to their mixtures.
         labels: one per row of ``logits``: class ids, shape (b + a,), int64, or soft labels, shape (b, k), where
-            rows were mixed or soft labels given; None when the call had no labels.
+            rows were mixed. As they were given, or None, where the augmenter was not called.
         loss: scalar to add to the classification loss (Eq. 1 without L_cls); 0 when idle.
         terms: name -> unweighted scalar, detached, for logging.
         diagnostics: name -> scalar of what is only looked at, detached, for logging; as in ``Augmented``.
@@ -67,7 +67,10 @@ class Augmenter(Protocol):
     learns_while_idle: bool
 
     def __call__(self, features: Tensor, labels: Tensor) -> Augmented:
-        """Return the real rows, in order, followed by any generated ones; or as many rows, mixed."""
+        """Return the real rows, in order, followed by any generated ones; or as many rows, mixed.
+
+        Class ids are int64 and, on the CPU, not negative.
+        """
         ...
 
 

@@ -1,0 +1,106 @@
+"""Doubling the rows before a layer tells whether every path crosses it, and leaves no trace in the network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safa.crossing import Crossing, inputs_of_layers, logits_of
+from safa.errors import UserError
+
+IMAGES = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Shortcut(nn.Module):
+    """A stem, a block of a branch beside a shortcut, and a classifier; ``how`` says what else goes on."""
+
+    def __init__(self, how: str = "") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.stem, self.branch, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 5)
+        self.again = self.branch
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.stem(images))
+        features = features + self.branch(features)
+        if self.how == "draws":
+            features = F.dropout(features)
+        if self.how == "compares rows":
+            features = features - features[:1]
+        return self.fc(features.mean(dim=(2, 3)))
+
+    def eval(self) -> Shortcut:
+        raise AssertionError("more than a flag may hang on eval()")
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_all_paths_cross_what_is_around_a_branch_and_not_what_is_inside(exact):
+    crossing = Crossing(Shortcut(), IMAGES)
+    crossed = {name: crossing.is_crossed(name, exact=exact) for name in ("", "stem", "norm", "branch", "fc")}
+    assert crossed == {"": True, "stem": True, "norm": True, "branch": False, "fc": True}
+
+
+@pytest.mark.parametrize("how", ["draws", "compares rows"])
+def test_logits_that_change_with_the_rows_beside_them_count_only_when_exact(how):
+    crossing = Crossing(Shortcut(how), IMAGES + torch.arange(2)[:, None, None, None])
+    assert crossing.is_crossed("stem", exact=False)
+    if how == "draws":  # the first rows draw as they did alone, the others do not
+        assert not crossing.is_crossed("stem", exact=True)
+
+
+@pytest.mark.parametrize("how", ["", "draws"])
+def test_looking_leaves_modes_statistics_hooks_and_random_numbers_alone(how):
+    model = Shortcut(how)
+    model.norm.train(False)
+    modes, state = [module.training for module in model.modules()], copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
+    Crossing(model, IMAGES).is_crossed("branch")
+    inputs_of_layers(model, IMAGES)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_modes_are_given_back_after_an_error():
+    model = Shortcut()
+    with pytest.raises(RuntimeError, match="channels"):
+        Crossing(model, IMAGES[:, :2])
+    assert all(module.training for module in model.modules())
+
+
+def test_logits_are_those_of_evaluation_in_the_type_of_the_network():
+    model, plain = Shortcut(), Shortcut()
+    plain.training = plain.norm.training = False
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = Crossing(model, IMAGES.bfloat16()).logits
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, plain(IMAGES.bfloat16().float()))
+
+
+def test_whole_numbers_enter_as_they_are():
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 5))
+    assert Crossing(model, torch.tensor([[1, 2, 3], [4, 5, 6]])).is_crossed("1")
+
+
+def test_inputs_of_layers_are_those_of_every_call_under_every_name():
+    assert inputs_of_layers(Shortcut(), IMAGES) == {
+        "": [(2, 3, 6, 6)],
+        "stem": [(2, 3, 6, 6)],
+        "norm": [(2, 4, 4, 4)],
+        "branch": [(2, 4, 4, 4)],
+        "again": [(2, 4, 4, 4)],
+        "fc": [(2, 4)],
+    }
+
+
+def test_logits_are_one_tensor():
+    assert logits_of(nn.Identity(), IMAGES) is IMAGES
+    with pytest.raises(UserError, match="Identity returns dict, not logits; wrap it in a module that returns"):
+        logits_of(nn.Identity(), {"logits": IMAGES})
