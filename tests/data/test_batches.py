@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +154,16 @@ def test_a_file_that_vanishes_in_training_is_named_in_one_sentence(workers, file
     with pytest.raises(UserError) as error:
         epoch(batches(files, workers=workers), 0)
     assert str(error.value) == f"cannot read {files.paths[3]} as an image: there is no such file"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_that_reaches_a_worker_leaves_it_at_work(number, files):
+    """Systemd and Slurm send it to every process of a group; the one that trains has a state to save."""
+    made = batches(files, workers=1, sampler=InOrder(10, 1)).epoch(0)
+    next(made)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    assert len(list(made)) == 9
 
 
 # --- evaluation --------------------------------------------------------------------------------------------

@@ -111,6 +111,16 @@ def test_what_was_decided_or_left_out_is_remarked(folder):
     assert "1 unreadable files were left out: train/cat/broken.png" in remarks[-1]
 
 
+def test_a_validation_split_that_is_not_used_is_remarked(folder):
+    spec = Data(str(folder(val=(3, 3))), profile="as_found", image_size=8)
+    assert dataset.load(spec).remarks == ()
+    for change in ({"validation": 0.25}, {"validation_per_class": 2}):
+        assert dataset.load(replace(spec, **change)).remarks == (
+            "4 training images are held out for validation; the 6 images of the data set's own validation split "
+            "are not used",
+        )
+
+
 # --- addresses ---------------------------------------------------------------------------------------------
 
 

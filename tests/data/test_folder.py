@@ -51,12 +51,35 @@ def test_images_are_decoded_in_the_order_of_their_names(three):
     assert source.train.paths == ()
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_the_validation_folder_has_three_usual_names(tmp_path, name):
-    fill(tmp_path / "train", {"a": 5, "b": 5})
-    fill(tmp_path / "test", {"a": 1})
-    fill(tmp_path / name, {"b": 2})
-    assert load_source(str(tmp_path), image_size=32).validation.labels.tolist() == [1, 1]
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train", "val", "test"),
+        ("train", "valid", "Test"),
+        ("Train", "validation", "Test"),
+        ("Training", "Validation", "Testing"),
+        ("TRAIN", "VAL", "TEST"),
+    ],
+)
+def test_the_folders_of_the_splits_have_their_usual_names_in_upper_or_lower_case(tmp_path, train, validation, test):
+    fill(tmp_path / train, {"a": 5, "b": 5})
+    fill(tmp_path / validation, {"b": 2})
+    fill(tmp_path / test, {"a": 1})
+    source = load_source(str(tmp_path), image_size=32)
+    assert source.class_names == ("a", "b")
+    assert (len(source.train), source.validation.labels.tolist(), source.test.labels.tolist()) == (10, [1, 1], [0])
+    assert source.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [("val", "valid", "validation"), ("Validation", "val", "validation"), ("training", "train", "train")],
+)
+def test_two_folders_for_one_split_are_refused_by_name(three, first, second, kind):
+    for name in (first, second):
+        fill(three / name, {"ant": 1})
+    with pytest.raises(UserError, match=f"has '{min(first, second)}' and '{max(first, second)}', two .* {kind} split"):
+        load_source(str(three))
 
 
 def test_without_a_test_folder_a_fifth_of_each_class_is_kept_and_said(tmp_path):
@@ -201,7 +224,7 @@ def test_a_folder_that_cannot_be_read_is_named(three, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(folders.os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"cannot read the folder .*train': Permission denied"):
+    with pytest.raises(UserError, match=f"cannot read the folder '{three}': Permission denied"):
         load_source(str(three))
 
 
@@ -262,6 +285,41 @@ def test_a_test_split_whose_images_are_all_corrupt_is_an_error(tmp_path):
 
 def test_a_relative_name_starts_from_root(three):
     assert load_source(three.name, root=str(three.parent), image_size=32).class_names == ("ant", "bee", "cat")
+
+
+def test_a_class_name_that_is_not_utf_8_is_refused(three):
+    try:
+        (three / "train" / "caf\udce9").mkdir()  # the byte E9, as an archive of a latin-1 system unpacks
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    with pytest.raises(UserError, match=r"class folder '.*train/caf\\udce9' is not UTF-8; rename") as caught:
+        load_source(str(three))
+    str(caught.value).encode()  # it can be printed
+
+
+def test_dark_images_are_remarked(tmp_path):
+    for name, value in {"a": 4095, "b": 2000}.items():  # of 12 bits
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.fromarray(np.full((32, 32), value, dtype=np.uint16)).save(tmp_path / name / f"{number}.png")
+    assert "no pixel is brighter than 16 of 255; scale values of 12 bits" in load_source(str(tmp_path)).notes[-1]
+
+
+def test_images_that_stay_on_disk_are_told_apart_by_their_content(three):
+    def mark() -> str:
+        return load_source(str(three), image_size=32, in_memory_limit=1).fingerprint
+
+    # Files of one size, as uncompressed ones are.
+    ant, bee = paint(three / "train/ant/x.bmp", value=1), paint(three / "train/bee/x.bmp", value=2)
+    held_out = paint(three / "val/ant/x.bmp", value=3)
+    marks = [mark()]
+    bee.write_bytes(ant.read_bytes())
+    paint(ant, value=2)
+    marks.append(mark())
+    paint(held_out, value=4)
+    marks.append(mark())
+    assert len(set(marks)) == 3
+    assert mark() == marks[2]
 
 
 def test_names_in_any_script_work(tmp_path):

@@ -86,11 +86,40 @@ def test_sixteen_bit_big_endian_tiff_is_scaled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, float("nan")], [0, 100, 0])]
+    ("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 0.2, float("nan")], [0, 51, 0])]
 )
-def test_float_values_are_scaled_by_their_range(tmp_path, values, expected):
+def test_floats_go_from_0_to_1_and_missing_values_are_black(tmp_path, values, expected):
     path = save(Image.fromarray(np.array([values], dtype=np.float32)), tmp_path / "a.tif")
     assert [red for red, _, _ in colours(path)] == expected
+
+
+def test_integers_of_32_bits_are_scaled_as_those_of_16(tmp_path):
+    path = save(Image.fromarray(np.array([[0, 200, 257 * 100, 65535]], dtype=np.int32)), tmp_path / "a.tif")
+    assert [red for red, _, _ in colours(path)] == [0, 1, 100, 255]
+
+
+@pytest.mark.parametrize("values", [[0, 131], [0, 131, 256]])
+def test_a_bright_pixel_does_not_change_how_the_others_are_read(tmp_path, values):
+    path = save(Image.fromarray(np.array([values], dtype=np.int32)), tmp_path / "a.tif")
+    assert colours(path)[1] == [1, 1, 1]  # 131 / 257 = 0.51
+
+
+OUT_OF_RANGE = [
+    (np.float32, [0.0, 1.5], "from 0 to 1.5, outside [0, 1]"),
+    (np.float32, [-0.25, 1.0], "from -0.25 to 1, outside [0, 1]"),
+    (np.float32, [0.0, float("inf")], "from 0 to inf, outside [0, 1]"),
+    (np.int32, [0, 65536], "from 0 to 65536, outside [0, 65535]"),
+    (np.int32, [-1, 100], "from -1 to 100, outside [0, 65535]"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "reason"), OUT_OF_RANGE)
+@pytest.mark.parametrize("read", [decode, check_header])
+def test_gray_values_out_of_range_are_named_and_not_guessed_at(tmp_path, kind, values, reason, read):
+    path = save(Image.fromarray(np.array([values], dtype=kind)), tmp_path / "a.tif")
+    with pytest.raises(CorruptImageError, match=r"a\.tif as an image: its gray values go .*; divide all") as caught:
+        read(path)
+    assert reason in caught.value.reason
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
@@ -257,10 +286,3 @@ def test_an_error_in_a_thread_that_is_not_about_an_image_is_not_swallowed():
 def test_corrupt_image_error_survives_pickling():
     error = pickle.loads(pickle.dumps(CorruptImageError("a.jpg", "cut short")))
     assert (error.file, error.reason) == ("a.jpg", "cut short")
-
-
-def test_a_tiff_of_32_bit_integers_is_scaled_by_its_range(tmp_path):
-    path = save(Image.fromarray(np.array([[0, 100, 200]], dtype=np.int32)), tmp_path / "low.tif")
-    assert [red for red, _, _ in colours(path)] == [0, 100, 200]
-    path = save(Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.int32)), tmp_path / "high.tif")
-    assert [red for red, _, _ in colours(path)] == [0, 100, 255]

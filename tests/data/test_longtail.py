@@ -16,7 +16,6 @@ from safa.data.longtail import (
     draw_subset,
     exponential_counts,
     head_classes,
-    rank_by_count,
     shot_groups,
     step_counts,
     stratified_split,
@@ -144,10 +143,6 @@ def test_an_inverted_factor_is_refused_with_the_likely_meaning(counts):
 def test_impossible_profiles_are_refused(largest, num_classes, factor, message):
     with pytest.raises(UserError, match=message):
         exponential_counts(largest, num_classes, factor)
-
-
-def test_rank_by_count_is_stable():
-    assert rank_by_count(np.array([0, 1, 1, 2, 2, 3, 3, 3]), 5).tolist() == [3, 1, 2, 0, 4]
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -5,6 +5,7 @@ import pytest
 
 from safa.data.pixels import fingerprint, statistics
 from safa.data.types import Split
+from safa.errors import UserError
 
 
 def test_statistics_are_numpys_mean_and_std():
@@ -30,13 +31,20 @@ def test_a_fingerprint_changes_with_labels_and_pixels():
     assert len(marks) == 3
 
 
-def test_a_fingerprint_of_files_changes_with_names_and_sizes_but_not_with_the_place(tmp_path):
-    def mark(folder: str, name: str, content: bytes) -> str:
-        path = tmp_path / folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-        return fingerprint([Split(np.zeros(1, dtype=np.int64), paths=(path,))], tmp_path / folder)
+def test_a_fingerprint_of_files_changes_with_their_content_and_order_but_not_with_name_or_place(tmp_path):
+    def mark(**files: bytes) -> str:
+        folder = tmp_path / "-".join(files)
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return fingerprint([Split(np.zeros(len(files), dtype=np.int64), paths=tuple(folder / name for name in files))])
 
-    first = mark("one", "a.jpg", b"x")
-    assert mark("two", "a.jpg", b"x") == first
-    assert len({first, mark("two", "b.jpg", b"x"), mark("two", "a.jpg", b"xy")}) == 3
+    first = mark(a=b"x", b=b"yz")
+    assert mark(c=b"x", d=b"yz") == first
+    others = {mark(a=b"x", b=b"yy"), mark(a=b"y", b=b"yz"), mark(a=b"yz", b=b"x"), mark(a=b"xy", b=b"z")}
+    assert len({first, *others}) == 5
+
+
+def test_a_file_that_is_gone_when_it_is_hashed_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.jpg as an image: there is no such file"):
+        fingerprint([Split(np.zeros(1, dtype=np.int64), paths=(tmp_path / "gone.jpg",))])

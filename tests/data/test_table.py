@@ -52,6 +52,12 @@ def test_integer_labels_are_class_ids(images):
     assert source.test.labels.tolist() == [2]
 
 
+def test_integer_labels_that_are_one_number_are_one_class_and_said(images):
+    source = load_source(write(images, "path,label,split", *rows("0110", "ttte"), "pictures/9.png,01,train"))
+    assert source.train.labels.tolist() == [0, 1, 1, 1]
+    assert source.notes[0] == "labels of the same number are one class: 01 = 1"
+
+
 def test_without_a_split_column_a_test_split_is_cut_and_said(images):
     source = load_source(write(images, "path,label", *rows("aaaaabbbbb")))
     assert np.bincount(source.test.labels).tolist() == [1, 1]
@@ -76,6 +82,15 @@ def test_paths_start_from_the_csv_file_or_from_root_or_are_absolute(images, tmp_
     assert load_source(path, root=str(images)).train.images[:, 0, 0, 0].tolist() == [0, 5]
     with pytest.raises(UserError, match=r"2 of the image files .* pictures/0\.png \(there is no such file\)"):
         load_source(path)
+
+
+@pytest.mark.parametrize("again", ["./pictures/0.png", "pictures/../pictures/0.png", "{here}/pictures/0.png"])
+def test_an_image_that_is_spelt_in_two_ways_is_one_image(images, monkeypatch, again):
+    again = again.format(here=images)
+    write(images, "path,label,split", *rows("ab", "tt"), f"{again},a,test")
+    monkeypatch.chdir(images)
+    with pytest.raises(UserError, match=r"'pictures/0.png' is on line 2 \(train\) and again as .* on line 4 \(test\)"):
+        load_source("list.csv")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -104,6 +105,7 @@ class Batches:
                 batch_sampler=[list(batch) for batch in batches],
                 collate_fn=_stacked,
                 num_workers=self.workers,
+                worker_init_fn=_heed_no_signal,
                 pin_memory=self.device.type == "cuda",
             )
         for batch, images in zip(batches, loader, strict=True):
@@ -150,6 +152,12 @@ class _Files(Dataset[Tensor | UserError]):
             return torch.from_numpy(decode(self.paths[index], self.image_size).transpose(1, 2, 0).copy())
         except UserError as error:
             return error
+
+
+def _heed_no_signal(worker: int) -> None:  # noqa: ARG001  (torch gives it)
+    """A request to stop may go to the whole group; the process that trains needs its workers until it has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _stacked(images: list[Tensor | UserError]) -> Tensor | UserError:

@@ -66,10 +66,17 @@ class LongTailed:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was decided or left out when the images were read, a sentence each, for the user."""
-        skipped = self.source.skipped
-        first = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
-        count = f"{len(skipped)} unreadable files were left out: {first}"
-        return (*self.source.notes, *([count] if skipped else []))
+        remarks = [*self.source.notes]
+        own, cut, skipped = self.source.validation, self.subset.validation, self.source.skipped
+        if own is not None and len(cut):
+            remarks.append(
+                f"{len(cut)} training images are held out for validation; the {len(own)} images of the data set's "
+                f"own validation split are not used"
+            )
+        if skipped:
+            first = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
+            remarks.append(f"{len(skipped)} unreadable files were left out: {first}")
+        return tuple(remarks)
 
     def facts(self) -> Mapping[str, Any]:
         """What of the data decides the weights: part of a cached stage's address.

@@ -9,53 +9,96 @@ from pathlib import Path
 import numpy as np
 
 from safa.data.images import EXTENSIONS
-from safa.data.listing import Listing
+from safa.data.listing import SPLIT_NAMES, Listing
 from safa.data.types import Split
 from safa.errors import UserError
-
-_SPLIT_FOLDERS = {"validation": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def list_folder(root: Path, name: str) -> Listing:
     """List an image folder without opening a file.
 
-    Class names are the sorted names of the folders in ``train/``; images may lie deeper inside. Files that
-    are no images by their extension, hidden files and ``__MACOSX`` are passed over, and no folder is entered
-    twice. A folder without ``train/`` that holds class folders is itself taken as the training split.
+    Folders of splits go by any name of ``SPLIT_NAMES``, in upper or lower case. Class names are the sorted
+    names of the folders in ``train/``; images may lie deeper inside. Files that are no images by their
+    extension, hidden files and ``__MACOSX`` are passed over, and no folder is entered twice. A folder without
+    ``train/`` that holds class folders is itself taken as the training split.
 
     Raises:
-        UserError: if a folder cannot be read, a class has no image, or a class of ``val/`` or ``test/`` is
-            not in ``train/``.
+        UserError: if a folder cannot be read, two are for one split, the name of a class is not UTF-8, a class
+            has no image, or a class of ``val/`` or ``test/`` is not in ``train/``.
     """
-    found = {kind: _first_folder(root, names) for kind, names in _SPLIT_FOLDERS.items()}
+    found = _split_folders(root)
     notes: tuple[str, ...] = ()
-    train = root / "train"
-    if not train.is_dir():
-        present = [folder.name for folder in found.values() if folder]
+    train = found.pop("train", None)
+    if train is None:
+        present = [folder.name for folder in found.values()]
         if present:
             raise UserError(f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/")
         train, notes = root, ("there is no train/ folder: the class folders are taken as the training split",)
-    class_names = tuple(folder.name for folder in _class_folders(train))
-    if not class_names:
-        raise UserError(f"no class folders in {str(train)!r}; expected one folder per class with its images inside")
+    class_names = _class_names(train)
     splits = {"train": _list_split(train, root, class_names)}
-    for kind, folder in found.items():
-        if folder is not None:
-            splits[kind] = _list_split(folder, root, class_names)
-            _require_images(folder, splits[kind])
+    for kind in ("validation", "test"):
+        if kind in found:
+            splits[kind] = _list_split(found[kind], root, class_names)
+            _require_images(found[kind], splits[kind])
     return Listing(name=name, base=root, class_names=class_names, splits=splits, notes=notes)
 
 
-def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def images_in(folder: Path, entered: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+    """Files that are images by their extension, in a folder and deep down, sorted within each folder.
+
+    Hidden ones and ``__MACOSX`` are passed over.
+
+    Args:
+        folder: where to look.
+        entered: identities of the folders not to enter, which grow by those that are: a link may lead back.
+
+    Raises:
+        UserError: if a folder cannot be read.
+    """
+    entered = {_identity(folder)} if entered is None else entered
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if _is_folder(entry):
+            if _identity(path) not in entered:
+                entered.add(_identity(path))
+                yield from images_in(path, entered)
+        elif path.suffix.lower() in EXTENSIONS:
+            yield path
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def _split_folders(root: Path) -> dict[str, Path]:
+    """``train``, ``validation`` and ``test``, as far as there are, and their folders."""
+    found: dict[str, Path] = {}
+    for folder in _folders(root):
+        kind = SPLIT_NAMES.get(folder.name.lower())
+        if kind in found:
+            raise UserError(
+                f"{str(root)!r} has {found[kind].name!r} and {folder.name!r}, two folders for the {kind} split; "
+                f"put their images into one of them, or move one elsewhere"
+            )
+        if kind is not None:
+            found[kind] = folder
+    return found
+
+
+def _class_names(train: Path) -> tuple[str, ...]:
+    classes = _folders(train)
+    if not classes:
+        raise UserError(f"no class folders in {str(train)!r}; expected one folder per class with its images inside")
+    for folder in classes:
+        try:
+            folder.name.encode()
+        except UnicodeEncodeError as error:  # a report or a model file could not hold it
+            raise UserError(f"the name of the class folder {str(folder)!r} is not UTF-8; rename the folder") from error
+    return tuple(folder.name for folder in classes)
+
+
+def _folders(folder: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in _entries(folder) if _is_folder(entry))
 
 
 def _list_split(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split:
-    classes = _class_folders(folder)
+    classes = _folders(folder)
     unknown = [path.name for path in classes if path.name not in class_names]
     if unknown:
         raise UserError(
@@ -66,7 +109,7 @@ def _list_split(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split
     entered = {_identity(path) for path in (root, folder, *classes)}
     paths, labels = list[Path](), list[int]()
     for class_folder in classes:
-        found = list(_images_in(class_folder, entered))
+        found = list(images_in(class_folder, entered))
         paths += found
         labels += [class_names.index(class_folder.name)] * len(found)
     return Split(np.array(labels, dtype=np.int64), paths=tuple(paths))
@@ -75,17 +118,6 @@ def _list_split(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split
 def _require_images(folder: Path, split: Split) -> None:
     if not len(split):
         raise UserError(f"{str(folder)!r} holds no image in a class folder; add images or remove the folder")
-
-
-def _images_in(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
-    for entry in _entries(folder):
-        path = Path(entry.path)
-        if _is_folder(entry):
-            if _identity(path) not in entered:
-                entered.add(_identity(path))
-                yield from _images_in(path, entered)
-        elif path.suffix.lower() in EXTENSIONS:
-            yield path
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

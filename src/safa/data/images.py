@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ R = TypeVar("R")
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA")
-_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # PGM and some TIFF files come as I, of 32 bits
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _RESIZE_RATIO = 8 / 7
 
@@ -47,8 +48,9 @@ class CorruptImageError(UserError):
 def decode(path: str | Path, image_size: int | None = None) -> ByteArray:
     """Read one image file.
 
-    Grayscale and palette images become RGB, transparency is laid over white, 16-bit values are divided by
-    257, CMYK is converted, an EXIF orientation is applied, and of an animation the first frame is taken.
+    Grayscale and palette images become RGB, transparency is laid over white, CMYK is converted, an EXIF
+    orientation is applied, and of an animation the first frame is taken. Gray values of more than 8 bits are
+    divided by 257, so that 65535 is white; floats are multiplied by 255, so that 1 is; NaN is black.
 
     Args:
         path: the file.
@@ -60,7 +62,8 @@ def decode(path: str | Path, image_size: int | None = None) -> ByteArray:
         Shape (3, s, s), or (3, h, w) without ``image_size``; uint8, RGB.
 
     Raises:
-        CorruptImageError: if the file is missing, empty, truncated or no image; it carries the file's name.
+        CorruptImageError: if the file is missing, empty, truncated or no image, or has values outside
+            [0, 65535], or [0, 1] for floats; it carries the file's name.
     """
     return _guarded(str(path), lambda: _decode_file(Path(path), image_size))
 
@@ -79,8 +82,11 @@ def decode_bytes(data: bytes, name: str) -> ByteArray:
 def check_header(path: str | Path) -> None:
     """See that a file is an image without decoding it: its header opens, and a JPEG or PNG has its end mark.
 
+    Images of 32-bit integers and floats are decoded, for only their values tell whether they can be used.
+
     Raises:
-        CorruptImageError: if it is missing, empty, cut short or no image; it carries the file's name.
+        CorruptImageError: if it is missing, empty, cut short, no image or out of range; it carries the file's
+            name.
     """
 
     def read() -> None:
@@ -89,8 +95,19 @@ def check_header(path: str | Path) -> None:
             # Some cameras write past the end mark, so a missing mark is a suspicion that decoding settles.
             if not _has_end_mark(Path(path), image.format):
                 image.load()
+            if image.mode in ("I", "F"):
+                _to_rgb(image)
 
     _guarded(str(path), read)
+
+
+def content_hash(path: str | Path) -> bytes:
+    """SHA-256 of a file's content, decoded or not.
+
+    Raises:
+        CorruptImageError: if the file cannot be read; it carries the file's name.
+    """
+    return _guarded(str(path), lambda: hashlib.sha256(Path(path).read_bytes()).digest())
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R | CorruptImageError]:
@@ -148,8 +165,10 @@ def _require_content(size: int) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     _turn_upright(image)
-    if image.mode in _SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
-        image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
+    if image.mode in _SIXTEEN_BIT_MODES:
+        image = Image.fromarray(_eight_bit(np.asarray(image), 65535))
+    elif image.mode == "F":
+        image = Image.fromarray(_eight_bit(np.asarray(image), 1))
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -163,15 +182,17 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _eight_bit(values: NDArray[Any], mode: str) -> ByteArray:
-    """Gray values as bytes: 16-bit ones over 257, floats up to 1 times 255, small integers as they are."""
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
-    if mode in _SIXTEEN_BIT_MODES or top > 255:
-        values = values / 257
-    elif mode == "F" and top <= 1:
-        values = values * 255
-    rounded: ByteArray = np.rint(values.clip(0, 255)).astype(np.uint8)
+def _eight_bit(values: NDArray[Any], white: int) -> ByteArray:
+    """Gray values from 0 to ``white`` as bytes. Each image by the same rule, whatever its own largest value is."""
+    values = values.astype(np.float64)
+    values[np.isnan(values)] = 0  # a missing value
+    low, high = values.min(), values.max()
+    if low < 0 or high > white:
+        raise ValueError(
+            f"its gray values go from {low:.9g} to {high:.9g}, outside [0, {white}]; divide all images of the set "
+            f"by the same number"
+        )
+    rounded: ByteArray = np.rint(values / white * 255).astype(np.uint8)
     return rounded
 
 

@@ -19,6 +19,17 @@ from safa.errors import UserError
 
 OnCorrupt = Literal["stop", "skip"]
 
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call the splits, in lower case, and what they are called here."""
+
 TEST_FRACTION = 0.2
 # Fixed for good, as the test split must not change from run to run.
 TEST_SEED = 2022
@@ -83,9 +94,15 @@ def load(listing: Listing, *, image_size: int | None, on_corrupt: OnCorrupt, in_
         # Cutting a random part out of a small image leaves nothing to recognise.
         default_augmentation="resized_crop" if image_size >= 96 else "crop_flip",
         skipped=skipped,
-        fingerprint=fingerprint(list(read.values()), listing.base),
-        notes=listing.notes,
+        fingerprint=fingerprint(list(read.values())),
+        notes=(*listing.notes, *_dark(sample)),
     )
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first five names and the number of the others, as messages list them."""
+    rest = len(names) - _LISTED_NAMES
+    return ", ".join(names[:_LISTED_NAMES]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def _check_classes(listing: Listing, train: Split) -> None:
@@ -96,7 +113,7 @@ def _check_classes(listing: Listing, train: Split) -> None:
     if empty:
         raise UserError(
             f"{len(empty)} of {len(names)} classes of {listing.name!r} have no training image: "
-            f"{_first(empty)}; add images or leave the class out"
+            f"{first_few(empty)}; add images or leave the class out"
         )
 
 
@@ -177,23 +194,26 @@ def _sample(train: Split, image_size: int) -> tuple[ByteArray, list[CorruptImage
     return np.stack(images) if images else np.empty((0, 3, 1, 1), dtype=np.uint8), errors
 
 
+def _dark(sample: ByteArray) -> tuple[str, ...]:
+    """A note if the brightest pixel is dark, as it is when files of 16 bits hold values of 12."""
+    brightest = int(sample.max())
+    if brightest >= 64:
+        return ()
+    return (f"no pixel is brighter than {brightest} of 255; scale values of 12 bits in 16-bit files to 65535",)
+
+
 def _seeded_choice(total: int, number: int) -> IntArray:
     return np.sort(np.random.RandomState(0).permutation(total)[:number])
 
 
 def _report(listing: Listing, errors: Sequence[CorruptImageError], on_corrupt: OnCorrupt) -> tuple[str, ...]:
     if errors and on_corrupt == "stop":
-        listed = _first([f"{listing.shown(Path(error.file))} ({error.reason})" for error in errors])
+        listed = first_few([f"{listing.shown(Path(error.file))} ({error.reason})" for error in errors])
         raise UserError(
             f"{len(errors)} of the image files of {listing.name!r} cannot be read: {listed}; "
             f"mend or remove them, or skip them with on_corrupt='skip'"
         )
     return tuple(listing.shown(Path(error.file)) for error in errors)
-
-
-def _first(names: Sequence[str]) -> str:
-    rest = len(names) - _LISTED_NAMES
-    return ", ".join(names[:_LISTED_NAMES]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def _without(split: Split, errors: Sequence[CorruptImageError]) -> Split:

@@ -91,11 +91,6 @@ def count_labels(labels: NDArray[Any], num_classes: int) -> IntArray:
     return np.bincount(labels, minlength=num_classes).astype(np.int64)
 
 
-def rank_by_count(labels: NDArray[Any], num_classes: int) -> IntArray:
-    """Class ids by decreasing number of images, shape (num_classes,); of equal counts the lower id first."""
-    return np.argsort(-count_labels(labels, num_classes), kind="stable").astype(np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class Subset:
     """A frozen choice of training images.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from safa.data.images import CorruptImageError, content_hash, in_threads
 from safa.data.types import ByteArray, Channels, Split
 
 
@@ -31,11 +31,14 @@ def statistics(images: ByteArray) -> tuple[Channels, Channels]:
     return _channels(mean), _channels(std)
 
 
-def fingerprint(splits: Sequence[Split], base: Path | None = None) -> str:
-    """SHA-256 (hex) that changes when the data set changes.
+def fingerprint(splits: Sequence[Split]) -> str:
+    """SHA-256 (hex) that changes when labels or images change, and not when files get another name or place.
 
-    Of images in memory it covers labels and pixels; of images on disk labels, paths relative to ``base`` and
-    file sizes, as reading every file again would take too long.
+    Of images in memory it covers the pixels, of images on disk the content of their files. To read these once
+    more is little beside decoding them in every epoch.
+
+    Raises:
+        CorruptImageError: if a file cannot be read.
     """
     digest = hashlib.sha256()
     for split in splits:
@@ -43,9 +46,10 @@ def fingerprint(splits: Sequence[Split], base: Path | None = None) -> str:
         if split.images is not None:
             digest.update(np.ascontiguousarray(split.images).data)
             continue
-        for path in split.paths:
-            shown = path.relative_to(base).as_posix() if base and path.is_relative_to(base) else str(path)
-            digest.update(f"{shown}\t{path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        for outcome in in_threads(content_hash, split.paths):
+            if isinstance(outcome, CorruptImageError):
+                raise outcome
+            digest.update(outcome)
     return digest.hexdigest()
 
 

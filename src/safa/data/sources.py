@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -32,9 +33,11 @@ def load_source(
     Args:
         name: one of ``BUILT_IN``, the path of an image folder (``train/CLASS/*.jpg`` with or without ``val/``
             and ``test/``), or the path of a CSV file with the columns path,label and, if wanted, split.
-        root: where to look: the folder with the files of a built-in set (else SAFA_DATA), the folder that a
-            relative path ``name`` starts from, or the folder that the paths in a CSV file start from (else
-            the CSV file's own).
+        root: where to look: the folder with the files of a built-in set (else SAFA_DATA), or the one that the
+            path ``name`` is found in now. It is searched for the whole path, if that is relative, and for its
+            last part, and may be the image folder itself. Paths in a CSV file start from the file's own
+            folder; where ``root`` holds no such file, it is read from ``name`` and its paths start from
+            ``root``.
         image_size: side in pixels at which folders and CSV files are read; 224, or less for smaller images,
             by default. Built-in sets have their own.
         on_corrupt: ``stop`` refuses to load when an image of a folder or CSV file cannot be read, naming the
@@ -48,11 +51,10 @@ def load_source(
     _check_options(image_size, on_corrupt)
     if name in BUILT_IN:
         return _built_in(name, root, image_size)
-    found = _path_of(name, root)
-    if found.is_dir():
-        files = folder.list_folder(found, name)
-    else:
-        files = table.list_table(found, name, Path(root).expanduser() if root else found.parent)
+    found, base = _located(name, Path(root).expanduser() if root else None)
+    files = folder.list_folder(found, name) if found.is_dir() else table.list_table(found, name, base)
+    if root:  # of two copies, it says which
+        files = replace(files, notes=(f"the data set is read from {str(found)!r}", *files.notes))
     return listing.load(files, image_size=image_size, on_corrupt=on_corrupt, in_memory_limit=in_memory_limit)
 
 
@@ -99,17 +101,33 @@ def _source(
     return Source(name, class_names, side, train, test, None, mean, std, augmentation, (), marks)
 
 
-def _path_of(name: str, root: str | None) -> Path:
+def _located(name: str, root: Path | None) -> tuple[Path, Path]:
+    """Where the data set ``name`` lies, and what the relative paths of a CSV file start from."""
     path = Path(name).expanduser()
-    candidates = [Path(root).expanduser() / path, path] if root else [path]
-    for candidate in candidates:
-        if candidate.is_dir() or (candidate.is_file() and candidate.suffix.lower() == ".csv"):
-            return candidate
-    if any(candidate.is_file() for candidate in candidates):
+    if root is not None and not root.is_dir():
+        raise UserError(f"root is the folder to look for {name!r} in, but there is no folder {str(root)!r}")
+    places = [path] if root is None else _places_in(root, path)
+    found = next((place for place in places if place.is_dir() or _is_table(place)), None)
+    if found is not None:
+        return found, found.parent
+    if root is not None and _is_table(path):  # a list that is kept apart from its images
+        return path, root
+    if any(place.is_file() for place in places):
         raise UserError(
             f"{name!r} is a file but no .csv; name an image folder or a CSV file with the columns path,label"
         )
+    inside = f" in {str(root)!r}" if root is not None else ""
     raise UserError(
-        f"no data set named {name!r} and no such path{closest(name, BUILT_IN)}; "
+        f"no data set named {name!r} and no such path{inside}{closest(name, BUILT_IN)}; "
         f"there are {', '.join(BUILT_IN)}, or name a folder (train/CLASS/*.jpg) or a CSV file (path,label)"
     )
+
+
+def _places_in(root: Path, path: Path) -> list[Path]:
+    whole = [] if path.is_absolute() else [root / path]
+    itself = [root] if root.absolute().name == path.name else []
+    return [*whole, root / path.name, *itself]
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".csv"

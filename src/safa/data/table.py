@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 
-from safa.data.listing import Listing
+from safa.data.listing import SPLIT_NAMES, Listing, first_few
 from safa.data.types import Split
 from safa.errors import UserError
 
-_SPLIT_NAMES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 Row = tuple[int, str, str, str]  # line, path, label, split
 
 
 def list_table(file: Path, name: str, base: Path) -> Listing:
     """List the images of a CSV file without opening them.
 
-    Labels are class names, sorted; when all of them are integers they are class ids, counted from 0.
+    Labels are class names, sorted; when all of them are integers they are class ids, counted from 0, and ``01``
+    is another spelling of 1.
 
     Args:
         file: the CSV file, UTF-8 with a header line.
@@ -36,6 +31,7 @@ def list_table(file: Path, name: str, base: Path) -> Listing:
             in two splits.
     """
     rows = _read_rows(file)
+    _check_unique(file, rows, base)
     class_names, ids = _classes(file, rows)
     splits = {}
     for kind in ("train", "validation", "test"):
@@ -43,7 +39,7 @@ def list_table(file: Path, name: str, base: Path) -> Listing:
         if chosen or kind == "train":
             labels = np.array([ids[label] for _, _, label, _ in chosen], dtype=np.int64)
             splits[kind] = Split(labels, paths=tuple(base / path for _, path, _, _ in chosen))
-    return Listing(name=name, base=base, class_names=class_names, splits=splits)
+    return Listing(name=name, base=base, class_names=class_names, splits=splits, notes=_merged(ids))
 
 
 def _read_rows(file: Path) -> list[Row]:
@@ -56,7 +52,6 @@ def _read_rows(file: Path) -> list[Row]:
         raise UserError(f"cannot read {str(file)!r} as a CSV file in UTF-8: {error}") from error
     if not rows:
         raise UserError(f"{str(file)!r} has a header but no rows; add one line per image")
-    _check_unique(file, rows)
     return rows
 
 
@@ -74,18 +69,20 @@ def _row(file: Path, line: int, cells: dict[str, str | None]) -> Row:
     if not path or not label:
         raise UserError(f"line {line} of {str(file)!r} has no {'label' if path else 'path'}; add it or drop the line")
     split = (cells.get("split") or "train").strip().lower() if "split" in cells else "train"
-    if split not in _SPLIT_NAMES:
+    if split not in SPLIT_NAMES:
         raise UserError(f"line {line} of {str(file)!r} has the split {split!r}; there are train, val and test")
-    return line, path, label, _SPLIT_NAMES[split]
+    return line, path, label, SPLIT_NAMES[split]
 
 
-def _check_unique(file: Path, rows: list[Row]) -> None:
+def _check_unique(file: Path, rows: list[Row], base: Path) -> None:
     first: dict[str, Row] = {}
     for row in rows:
-        known = first.setdefault(row[1], row)
+        # a.png, ./a.png and /home/me/a.png may be one file.
+        known = first.setdefault(os.path.abspath(base / row[1]), row)  # noqa: PTH100  (resolve() asks the disk)
         if known is not row:
+            spelt = "" if row[1] == known[1] else f" as {row[1]!r}"
             raise UserError(
-                f"{row[1]!r} is on line {known[0]} ({known[3]}) and again on line {row[0]} ({row[3]}) of "
+                f"{known[1]!r} is on line {known[0]} ({known[3]}) and again{spelt} on line {row[0]} ({row[3]}) of "
                 f"{str(file)!r}; an image may be listed once"
             )
 
@@ -107,6 +104,15 @@ def _classes(file: Path, rows: list[Row]) -> tuple[tuple[str, ...], dict[str, in
             f"count from 0 without a gap (class names may be anything)"
         )
     return tuple(map(str, range(len(known)))), ids
+
+
+def _merged(ids: dict[str, int]) -> tuple[str, ...]:
+    """A note if an id is written in more than one way."""
+    written: dict[int, list[str]] = {}
+    for label, class_id in ids.items():
+        written.setdefault(class_id, []).append(label)
+    merged = [" = ".join(labels) for labels in written.values() if len(labels) > 1]
+    return (f"labels of the same number are one class: {first_few(merged)}",) if merged else ()
 
 
 def _is_integer(label: str) -> bool:

@@ -51,8 +51,8 @@ class Source:
         default_augmentation: ``crop_flip``, ``shift``, ``resized_crop`` or ``none`` (a mirrored digit is
             another digit).
         skipped: corrupt files that were left out because the user chose to.
-        fingerprint: SHA-256 (hex) of labels and image bytes, or of relative paths, sizes and labels for
-            images on disk.
+        fingerprint: SHA-256 (hex) of labels and pixels, or of labels and the content of the files for images on
+            disk.
         notes: what was decided on the way, one sentence each, for the user to read.
     """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +13,9 @@ from typing import Literal, TextIO
 import numpy as np
 import torch
 
+from safa.data.folder import images_in
 from safa.data.images import EXTENSIONS, CorruptImageError, decode, in_threads
+from safa.data.listing import first_few
 from safa.data.types import ByteArray
 from safa.deploy.network import Deployed
 from safa.errors import UserError
@@ -22,7 +23,6 @@ from safa.errors import UserError
 Say = Callable[[str], None]
 
 _DECIMALS = 6  # float32 holds no more
-_LISTED_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _predict_batch(deployed: Deployed, read: Sequence[tuple[Path, ByteArray]], t
 def _files(path: Path) -> list[Path]:
     """The file itself, whatever its extension, or the images in a folder."""
     if path.is_dir():
-        found = list(_images_in(path, set()))
+        found = list(images_in(path))
         if not found:
             endings = ", ".join(sorted(EXTENSIONS))
             raise UserError(f"the folder {str(path)!r} holds no image; images end in {endings}")
@@ -168,27 +168,9 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _images_in(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
-    """Images below the folder, sorted; as in training, hidden ones and ``__MACOSX`` are passed over."""
-    try:
-        status = folder.stat()
-        names = sorted(os.listdir(folder))  # noqa: PTH208  (names sort as strings, paths by their parts)
-    except OSError as error:
-        raise UserError(f"cannot read the folder {str(folder)!r}: {error.strerror}; check its permissions") from error
-    if (status.st_dev, status.st_ino) in entered:  # a link that leads back
-        return
-    entered.add((status.st_dev, status.st_ino))
-    for path in (folder / name for name in names if not name.startswith(".") and name != "__MACOSX"):
-        if path.is_dir():
-            yield from _images_in(path, entered)
-        elif path.suffix.lower() in EXTENSIONS:
-            yield path
-
-
 def _stop_message(errors: Sequence[CorruptImageError]) -> str:
-    listed = ", ".join(f"{error.file} ({error.reason})" for error in errors[:_LISTED_NAMES])
-    more = f", and {len(errors) - _LISTED_NAMES} more" if len(errors) > _LISTED_NAMES else ""
-    return f"cannot read as an image: {listed}{more}; mend or remove them, or skip them with on_corrupt='skip'"
+    listed = first_few([f"{error.file} ({error.reason})" for error in errors])
+    return f"cannot read as an image: {listed}; mend or remove them, or skip them with on_corrupt='skip'"
 
 
 def _shown(path: Path) -> str:
