@@ -56,6 +56,19 @@ def test_head_inputs_are_what_the_classifier_reads(model):
     assert len(seen) == 1  # nothing is left behind that goes on noting
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "ldam"])
+def test_a_recipe_does_not_choose_what_the_trainer_makes_of_the_rows(loss):
+    with pytest.raises(UserError, match=f"loss {loss!r}: reduction='none' is not a recipe's to choose"):
+        assembly.criterion(Stage(1, loss=Named(loss, {"reduction": "none"})), [4, 2], None)
+
+
+def test_classes_are_not_weighted_twice():
+    stage = Stage(1, weighting=Named("effective_number"), reweighting=Named("meta_class_weight"))
+    with pytest.raises(UserError, match="'effective_number' would weigh the classes twice; leave it out"):
+        assembly.reweighter(stage, [4, 2], seed=0)
+    assert assembly.reweighter(Stage(1, reweighting=Named("meta_class_weight")), [4, 2], seed=0).beta == 0.9999
+
+
 def test_only_the_named_layers_learn_and_the_rest_stands_still(model):
     assembly.set_trainable(model, ["fc", "layer3.0"])
     assembly.train_mode(model, ["fc", "layer3.0"])

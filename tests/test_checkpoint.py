@@ -79,3 +79,17 @@ def test_the_cache_never_rewrites_a_state(tmp_path):
     cache.save("abc", STATE)
     cache.save("abc", {**STATE, "done": 4})
     assert cache.load("abc")["done"] == 3
+
+
+def test_a_cache_that_can_no_longer_be_written_is_told_of_once(tmp_path):
+    said: list[str] = []
+    cache = StageCache(tmp_path / "cache", said.append)
+    (tmp_path / "cache").touch()
+    for key in ("abc", "def"):
+        cache.save(key, STATE)
+    (sentence,) = said
+    assert sentence.startswith(f"cannot write {tmp_path / 'cache' / 'abc.pt'}: ")
+    assert sentence.endswith("; training goes on, and other runs will train these epochs anew")
+    (tmp_path / "cache").unlink()
+    cache.save("def", STATE)  # it may have room again
+    assert cache.load("def")["done"] == 3

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from safa import files
 from safa.errors import UserError
-from safa.files import remove_halves, write_atomically
+from safa.files import alone_in, read_json, refuse_unwritable, remove_halves, write_atomically
 
 # A process that may write files of at most 1,000 bytes: the disk is full for anything longer.
 FULL_DISK = """
@@ -25,6 +27,16 @@ try:
     write_atomically(Path(sys.argv[1]), b"new" * 1000)
 except UserError as error:
     print(error)
+"""
+
+# A process that holds a folder until it is killed.
+HOLDING = """
+import sys, time
+from pathlib import Path
+from safa.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
 """
 
 
@@ -132,3 +144,61 @@ def test_what_a_killed_process_left_half_written_is_removed(file):
     remove_halves(file.parent)
     assert_untouched(file)
     remove_halves(file.parent / "absent")
+
+
+def test_two_processes_of_one_number_write_beside_the_file_under_two_names(file, monkeypatch):
+    """As the first processes of two containers that share a disk do."""
+    names, opened = [], Path.open
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(Path, "open", lambda self, mode: (names.append(self.name), opened(self, mode))[1])
+    for content in (b"first", b"second"):
+        write_atomically(file, content)
+    assert len(set(names)) == 2
+    assert all(name.startswith(".checkpoint.pt.") and name.endswith(".part") for name in names)
+
+
+# --- before and beside the writing -------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_to_be_made_where_a_file_lies_is_refused_beforehand(file):
+    with pytest.raises(
+        UserError, match=r"cannot write in .*checkpoint\.pt/a/b: .*checkpoint\.pt is a file, not a folder"
+    ):
+        refuse_unwritable(file / "a" / "b")
+    refuse_unwritable(file.parent / "a" / "b")
+    assert_untouched(file)
+
+
+def test_a_folder_without_permission_is_refused_beforehand(file, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != file.parent)
+    with pytest.raises(UserError, match="cannot write in .*inside: no permission to write in"):
+        refuse_unwritable(file.parent / "inside")
+
+
+def test_a_folder_is_held_by_one_process_alone_and_a_killed_one_holds_it_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process trains in .*run; wait for its end"), alone_in(folder):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with alone_in(folder):
+        pass
+    assert [*folder.iterdir()] == []
+
+
+def test_a_folder_that_cannot_be_held_is_a_clear_error(file):
+    with pytest.raises(UserError, match="cannot write in .*inside: Not a directory"), alone_in(file / "inside"):
+        pass
+
+
+def test_an_object_is_read_and_anything_else_is_called_by_its_file(file):
+    file.write_text('{"a": [1, null]}')
+    assert read_json(file) == {"a": [1, None]}
+    for content, reason in ((b'{"a": [1', "Expecting"), (b"[]", "is not a JSON object"), (b"\xff", "codec")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=rf"checkpoint\.pt.*{reason}.*; delete the run's result\.json"):
+            read_json(file)
+    with pytest.raises(UserError, match=r"cannot read .*absent\.json: .*No such file"):
+        read_json(file.with_name("absent.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from PIL import Image
 
-from safa import __version__, checkpoint, evaluate, runs
+from safa import __version__, checkpoint, evaluate, files, runs
 from safa import recipe as recipes
+from safa.checkpoint import CHECKPOINT
+from safa.data.dataset import LongTailed
 from safa.data.longtail import Subset
 from safa.errors import UserError
-from safa.recipe import Named, Recipe, Stage
+from safa.parts import Parts
+from safa.recipe import Augmenter, Data, Model, Named, Recipe, Stage
 from safa.report import lines
 from safa.runs import Job, Machine
-from safa.train import CHECKPOINT
 from tests.test_resume import assert_same_state
 
 ISSUE_KEYS = [
@@ -155,8 +159,14 @@ def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ():
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", str(runs.commit()))
 
 
-def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "safa" / "runs.py"))
+@pytest.mark.parametrize("place", ["safa", "project/.venv/lib/safa", "project/src/other/safa"])
+def test_outside_a_checkout_of_its_own_there_is_no_commit(place, tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=x", "-c", "user.email=x@y.z"]
+    (tmp_path / "project").mkdir()
+    (tmp_path / place).mkdir(parents=True)
+    for arguments in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "not ours"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / place / "runs.py"))
     assert runs.commit() is None
 
 
@@ -180,6 +190,84 @@ def test_where_images_lie_and_how_often_it_is_tested_is_not_another_recipe(tiny_
         stages=tuple(replace(stage, evaluate_every=9) for stage in tiny_recipe.stages),
     )
     assert runs.run(Job("tiny", moved, tiny_run), Machine()) == result_of(tiny_run)
+
+
+def write_photos(folder: Path, seed: int) -> None:
+    """Random images of eight pixels for a data set with its own test images."""
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(6):
+                pixels = np.random.RandomState([seed, i]).randint(0, 256, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+def test_a_finished_run_is_not_taken_for_one_on_the_images_that_came_in_the_place_of_its_own(tmp_path, said):
+    data = Data(str(tmp_path / "photos"), profile="as_found", head_ratio=0.5)
+    job = Job("x", Recipe("CE", (Stage(1),), data, Model(Named("resnet8")), batch_size=6), tmp_path / "run")
+    write_photos(tmp_path / "photos", seed=0)
+    line = runs.run(job, Machine())
+    assert runs.run(job, Machine(say=said.append)) == line
+    write_photos(tmp_path / "photos", seed=1)
+    with pytest.raises(UserError, match="differ from those .* was trained on; name another folder with --out"):
+        runs.run(job, Machine())
+
+
+def of_letters(data: LongTailed) -> LongTailed:
+    """The same labels on images of something else."""
+    return replace(data, source=replace(data.source, fingerprint="0" * 64, class_names=tuple("abcdefghij")))
+
+
+def test_a_folder_keeps_what_it_says_of_its_images_when_a_run_on_others_is_refused(copied, tiny_recipe, tiny_data):
+    (copied / "result.json").unlink()
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    with pytest.raises(UserError, match="was trained with another recipe, other images"):
+        runs.run(Job("tiny", tiny_recipe, copied), Machine(), of_letters(tiny_data))
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", ['{"error_last": 12', "[]", ""])
+@pytest.mark.parametrize("name", ["result.json", "data.json"])
+def test_a_file_of_a_run_that_is_cut_short_is_called_so(name, content, copied, tiny_recipe, tiny_data):
+    (copied / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name}.* delete the run's result\.json and train again"):
+        runs.run(Job("tiny", tiny_recipe, copied), Machine(), tiny_data)
+    (copied / "result.json").unlink()
+    line = runs.run(Job("tiny", tiny_recipe, copied), Machine(), tiny_data)  # as the message says
+    assert (line["epochs"], line["reused_epochs"]) == (4, 0)
+
+
+def test_another_process_that_trains_in_the_folder_is_told_of_in_a_sentence(
+    tmp_path, tiny_recipe, tiny_data, monkeypatch
+):
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    job = Job("tiny", tiny_recipe, tmp_path / "run")
+    with (
+        files.alone_in(job.folder),
+        pytest.raises(UserError, match="another process trains in .*run; wait for its end, or name another folder"),
+    ):
+        runs.run(job, Machine(), tiny_data)
+    assert [*job.folder.iterdir()] == []
+
+
+# --- the file of result lines ------------------------------------------------------------------------------
+
+
+def test_a_line_that_a_kill_kept_from_the_file_of_results_is_appended_by_the_next_call(tiny_run, tiny_recipe, machine):
+    for _ in range(2):
+        line = runs.run(Job("tiny", tiny_recipe, tiny_run), machine)
+        assert lines.read(machine.results) == [line]
+
+
+@pytest.mark.parametrize("place", ["file/results.jsonl", "folder", "/dev/full"])
+def test_a_file_of_results_that_cannot_be_written_is_found_before_training(place, tmp_path, tiny_recipe, tiny_data):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    if not (tmp_path / place).parent.exists():
+        pytest.skip("this system has no such device")
+    with pytest.raises(UserError, match="cannot (write in|append to)"):
+        runs.run(Job("tiny", tiny_recipe, tmp_path / "run"), Machine(results=tmp_path / place), tiny_data)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -246,6 +334,75 @@ def test_a_comparison_that_is_finished_trains_nothing(compared, said):
     assert len(lines.read(out / "results.jsonl")) == 3
 
 
+def test_epochs_that_were_trained_otherwise_are_told_of(tmp_path, machine, tiny_recipe, tiny_data, said):
+    recipe = replace(tiny_recipe, stages=(Stage(1),))
+    runs.run(Job("first", recipe, tmp_path / "first"), machine, tiny_data)
+    for path in machine.cache.iterdir():
+        state = checkpoint.load(path)
+        checkpoint.save(path, {**state, "made_with": {**state["made_with"], "torch": "1.0", "threads": 64}})
+    runs.run(Job("second", recipe, tmp_path / "second"), machine, tiny_data)
+    assert said == [
+        "second: 1 of 1 epochs came from the cache; they were trained with threads 64, torch 1.0, "
+        "which may change the last bits"
+    ]
+
+
+def test_a_stage_that_trains_for_no_epoch_is_not_counted_as_one(tmp_path, machine, tiny_recipe, tiny_data, said):
+    stages = Stage(1), Stage(0, head=Named("nearest_mean"))
+    recipe = replace(tiny_recipe, stages=stages, model=Model(Named("resnet8")))
+    for name in ("first", "second"):
+        runs.run(Job(name, recipe, tmp_path / name), machine, tiny_data)
+    assert said == ["second: 1 of 1 epochs came from the cache"]
+
+
+def wrong(recipe: Recipe, **changes: object) -> Recipe:
+    """The recipe with a mistake in its last stage."""
+    return replace(recipe, stages=(*recipe.stages[:-1], replace(recipe.stages[-1], **changes)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tiny: wrong(tiny, loss=Named("ldam", {"margin": 1})), "loss 'ldam' has no option 'margin'"),
+        (lambda tiny: wrong(tiny, augmenter=Augmenter("saffa")), "no augmenter is called 'saffa'"),
+        (lambda tiny: replace(tiny, data=replace(tiny.data, few_below=500)), "few_below=500 exceeds many_above"),
+        (lambda tiny: replace(tiny, data=replace(tiny.data, imbalance_factor=10)), "compare runs on one"),
+        (lambda tiny: replace(tiny, data=Data("absent_photos")), "no data set named 'absent_photos'"),
+    ],
+)
+def test_a_mistake_in_the_last_of_several_runs_is_found_before_the_first_is_trained(
+    change, message, tmp_path, tiny_recipe, machine
+):
+    jobs = [Job("good", tiny_recipe, tmp_path / "good"), Job("bad", change(tiny_recipe), tmp_path / "bad")]
+    with pytest.raises(UserError, match=message):
+        runs.compare(jobs, machine)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_two_runs_of_one_folder_are_refused(tmp_path, tiny_recipe, machine):
+    jobs = [Job(name, replace(tiny_recipe, method=name), tmp_path / "same") for name in "ab"]
+    with pytest.raises(UserError, match="two of the runs would share the folder .*same"):
+        runs.compare(jobs, machine)
+
+
+def test_a_recipe_is_tried_once_whatever_the_number_of_its_seeds(tmp_path, tiny_recipe, machine, monkeypatch):
+    tried = []
+    monkeypatch.setattr(Parts, "try_all", lambda self: tried.append(self.recipe.method))
+    monkeypatch.setattr(runs, "_train", lambda *_: {"reused_epochs": 0})
+    recipes_of = {name: replace(recipe, seed=s) for s in range(3) for name, recipe in variants(tiny_recipe).items()}
+    runs.compare(
+        [Job(n, replace(r, seed=s), tmp_path / f"{n}{s}") for s in range(3) for n, r in recipes_of.items()], machine
+    )
+    assert tried == ["LDAM", "LDAM-DRW", "LDAM-DRW-SAFA"]
+
+
+def test_a_cache_that_cannot_be_written_is_found_before_training(tmp_path, tiny_recipe, tiny_data):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write in .*file/cache: .* is a file, not a folder; name another place"):
+        runs.run(Job("tiny", tiny_recipe, tmp_path / "run"), Machine(cache=tmp_path / "file" / "cache"), tiny_data)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_is_wholly_shared_is_a_run_all_the_same(machine, tmp_path, tiny_recipe):
     """The same recipe but for its name and evaluation, and one that ends where the others part."""
     first, second = tiny_recipe.stages
@@ -280,11 +437,6 @@ def test_forks_are_the_epochs_after_which_two_runs_part(tiny_recipe, tiny_data):
 def test_a_comparison_needs_a_cache(tiny_recipe, tmp_path):
     with pytest.raises(UserError, match="compare needs a cache folder"):
         runs.compare([Job("tiny", tiny_recipe, tmp_path)], Machine())
-
-
-def test_another_seed_is_another_run_on_the_same_images(tiny_recipe, tiny_data):
-    other = runs.with_seed(tiny_recipe, 5)
-    assert (other.seed, other.data) == (5, tiny_recipe.data)
 
 
 # --- looking at a run again --------------------------------------------------------------------------------
@@ -330,6 +482,28 @@ def test_a_run_of_several_processes_can_be_evaluated_in_one(copied):
 def test_a_run_in_fp16_can_be_evaluated_without_a_gpu(copied):
     change_recipe(copied, precision="fp16")
     assert runs.evaluate_run(copied)["error"] == result_of(copied)["error_last"]
+
+
+@pytest.mark.parametrize(
+    ("former", "head", "learns"),
+    [
+        (Named("linear"), Named("linear"), True),
+        (Named("linear"), Named("cosine", {"scale": 16}), True),
+        (Named("cosine", {"scale": 30}), Named("cosine", {"scale": 5}), True),
+        (Named("linear"), Named("scaled"), True),
+        (Named("linear"), Named("tau_normalised", {"tau": 0.7}), False),
+        (Named("cosine", {"scale": 30}), Named("nearest_mean"), False),
+        (Named("linear"), Named("adjusted"), False),
+    ],
+)
+def test_a_run_is_evaluated_with_the_classifier_of_its_last_stage(
+    former, head, learns, tmp_path, tiny_recipe, tiny_data
+):
+    stages = Stage(1), Stage(int(learns), head=head, trainable=("fc",) * learns)
+    recipe = replace(tiny_recipe, model=Model(Named("resnet8"), former), stages=stages)
+    line = runs.run(Job("x", recipe, tmp_path), Machine(), tiny_data)
+    found = runs.evaluate_run(tmp_path)
+    assert (found["error"], found["ece"]) == (line["error_last"], line["ece"])
 
 
 def test_a_run_without_a_checkpoint_is_not_evaluated_as_if_it_were_trained(copied):

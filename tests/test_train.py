@@ -417,6 +417,7 @@ def test_fp16_on_the_cpu_is_refused_with_a_way_out(tiny_recipe, tiny_data, tmp_p
 
 def refused(trainer: Trainer) -> str:
     with pytest.raises(UserError) as error:
+        trainer.parts.try_all()
         trainer.run()
     assert not (trainer.folder / CHECKPOINT).exists()
     return str(error.value)
@@ -572,6 +573,56 @@ def test_validation_images_are_tested_beside_the_test_images(trained, tiny_data)
     data = dataset.load(replace(tiny_data.spec, validation=0.2))
     entry = trained(Stage(1), data=data).history[0]
     assert set(entry["validation"]) == set(entry["test"]) == {"error", "error_many", "error_medium", "error_few"}
+
+
+@pytest.fixture
+def taking_over(make, tmp_path):
+    """A trainer with nothing left to train, since the cache has the epochs of a run on other data."""
+
+    def build(data, theirs, state=lambda state: state) -> Trainer:
+        cache = checkpoint.StageCache(tmp_path / "cache")
+        first = make(Stage(1), data=theirs, kind=Trainer, folder=tmp_path / "first")
+        second = make(Stage(1), data=data, kind=Trainer, folder=tmp_path / "second")
+        assert first.plan[-1].key == second.plan[-1].key
+        first.run()
+        cache.save(first.plan[-1].key, state(checkpoint.load(first.folder / CHECKPOINT)))
+        second.cache = cache
+        second.run()
+        assert second.reused_epochs == 1
+        return second
+
+    return build
+
+
+def test_groups_of_other_bounds_are_not_taken_over_into_the_log(taking_over, tiny_data):
+    few = replace(tiny_data, spec=replace(tiny_data.spec, many_above=10, few_below=5))
+    trainer = taking_over(few, tiny_data)
+    entry = trainer.history[0]["test"]
+    assert entry["error"] == checkpoint.load(trainer.folder / CHECKPOINT)["history"][0]["test"]["error"] > 0
+    assert entry == {"error": entry["error"], "error_many": None, "error_medium": None, "error_few": None}
+
+
+def without_its_tests(state):
+    """A state as versions wrote it that did not say what it was tested on and made with."""
+    return {key: value for key, value in state.items() if key not in ("tested_on", "made_with")}
+
+
+@pytest.mark.parametrize("state", [lambda state: state, without_its_tests])
+def test_the_log_is_taken_over_as_it_is_where_groups_and_validation_images_are_the_same(state, taking_over, tiny_data):
+    trainer = taking_over(tiny_data, tiny_data, state)
+    first = checkpoint.load(trainer.folder.with_name("first") / CHECKPOINT)["history"]
+    assert trainer.history == first
+    assert first[0]["test"]["error_few"] is not None
+
+
+@pytest.mark.parametrize("state", [lambda state: state, without_its_tests])
+def test_validation_figures_of_another_run_are_not_taken_over_into_the_log(state, taking_over, tiny_data):
+    """Images that the tail leaves out are validated on without changing an address."""
+    theirs = dataset.load(replace(tiny_data.spec, validation_per_class=2, validation_from="left_out"))
+    trainer = taking_over(tiny_data, theirs, state)
+    assert "validation" in checkpoint.load(trainer.folder.with_name("first") / CHECKPOINT)["history"][0]
+    assert "validation" not in trainer.history[0]
+    assert "validation" not in (trainer.folder / "log.jsonl").read_text()
 
 
 def test_a_checkpoint_holds_tensors_and_plain_containers(trained):

@@ -82,8 +82,14 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
     """The stage's classification loss with its class weights; of single images where they are weighted one by one.
 
     Raises:
-        UserError: for an unknown name or option, weights that the loss would ignore, or another scale than the head's.
+        UserError: for an unknown name or option, a reduction, weights that the loss would ignore, or another scale than
+            the head's.
     """
+    if "reduction" in stage.loss.options:
+        raise UserError(
+            f"loss {stage.loss.name!r}: reduction={stage.loss.options['reduction']!r} is not a recipe's to choose; "
+            "leave it out, the trainer takes a mean, or single images where they are weighted one by one"
+        )
     weight = None
     if stage.weighting is not None:
         weight = build("weighting", stage.weighting.name, stage.weighting.options, class_counts=class_counts)
@@ -158,7 +164,8 @@ def reweighter(stage: recipes.Stage, class_counts: Sequence[int], seed: int) -> 
     """What weighs the stage's images one by one.
 
     Raises:
-        UserError: for an unknown name or option, or beside an augmenter, whose rows no image stands behind.
+        UserError: for an unknown name or option, beside an augmenter, whose rows no image stands behind, or where
+            classes would be weighted twice.
     """
     assert stage.reweighting is not None
     if stage.augmenter is not None:
@@ -170,6 +177,11 @@ def reweighter(stage: recipes.Stage, class_counts: Sequence[int], seed: int) -> 
         torch.manual_seed(seed)
         built: nn.Module = build(
             "reweighting", stage.reweighting.name, stage.reweighting.options, class_counts=class_counts
+        )
+    if stage.weighting is not None and hasattr(built, "class_weights"):
+        raise UserError(
+            f"reweighting {stage.reweighting.name!r} has class weights of its own, so weighting "
+            f"{stage.weighting.name!r} would weigh the classes twice; leave it out"
         )
     return built
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 
 from safa.errors import UserError
 from safa.files import write_atomically
+
+CHECKPOINT = "checkpoint.pt"
+"""The file of a run's folder that holds its state."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -43,10 +47,16 @@ def load(path: Path) -> dict[str, Any]:
 
 
 class StageCache:
-    """States that more than one run passes through, each under the hash of everything that led to it."""
+    """States that more than one run passes through, each under the hash of everything that led to it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where they lie.
+        say: takes a sentence at the first state that cannot be written.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.folder, self.say = folder, say
+        self._failed = False
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -55,8 +65,15 @@ class StageCache:
         return load(self._path(key))
 
     def save(self, key: str, state: dict[str, Any]) -> None:
-        if key not in self:
+        """Keep a state that is not there. One that cannot be written costs other runs time, this one nothing."""
+        if key in self:
+            return
+        try:
             save(self._path(key), state)
+        except UserError as error:
+            if not self._failed:
+                self.say(f"{error}; training goes on, and other runs will train these epochs anew")
+            self._failed = True
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.pt"

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safa.errors import UserError
+
+# Seconds to wait for a folder: processes that decode images for a killed one hold it until they notice, within five.
+PATIENCE = 6.0
+
+_REWRITE = "delete the run's result.json and train again: it goes on from its checkpoint and writes its files anew"
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -15,7 +24,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         UserError: for a full disk or a folder that cannot be written; what stood at ``path`` is untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Not the number of the process: containers that share a disk count theirs alike.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
@@ -35,3 +45,56 @@ def remove_halves(folder: Path) -> None:
     """Remove what a process that was killed while it wrote has left in a folder that nobody else writes to."""
     for half in folder.glob(".*.part"):
         half.unlink(missing_ok=True)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Say before the work what can be said of a folder that is written to after it; nothing is made.
+
+    Raises:
+        UserError: if there is a file in its place, or no permission.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise UserError(f"cannot write in {folder}: {nearest} is a file, not a folder; name another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in {folder}: no permission to write in {nearest}; name another place")
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made if need be, against other processes; a process that is killed holds it no more.
+
+    Raises:
+        UserError: if another process holds it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout  # only what trains needs it
+
+    path = folder / ".lock"
+    lock = FileLock(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise UserError(f"another process trains in {folder}; wait for its end, or name another folder") from error
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror or error}; name another place") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits for it looks again
+        lock.release()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run.
+
+    Raises:
+        UserError: if the file cannot be read, is cut short, or holds anything else.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; {_REWRITE}") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} is not a JSON object; {_REWRITE}")
+    return plain

@@ -41,6 +41,7 @@ class Parts:
         """Build what every stage names once, so that a mistake in the last stage does not wait for its turn."""
         if self.recipe.epochs == 0:
             raise UserError("the stages train for 0 epochs together; a stage of 0 can only follow one that trains")
+        self.data.groups  # noqa: B018  (bounds of many and few that overlap are refused)
         model = assembly.network(self.recipe.model, self.data.num_classes, self.recipe.seed)
         if isinstance(assembly.head_of(model), Refitted):
             raise UserError(
@@ -143,10 +144,10 @@ class Parts:
             recipes.Named("instance"), self.data.meta.labels, self.recipe.batch_size, seed=self.recipe.seed
         )
         batches = self._augmented(self.data.meta, sampler)
-        round, step = divmod(first, len(batches))
+        epoch, step = divmod(first, len(batches))
         while True:
-            yield from batches.epoch(round, step)
-            round, step = round + 1, 0
+            yield from batches.epoch(epoch, step)
+            epoch, step = epoch + 1, 0
 
     def in_order(self, split: Split) -> Batches:
         """Unaugmented batches of a whole split, for evaluation."""

@@ -24,8 +24,10 @@ class Epoch:
         first, last: whether it is the first and the last of its stage.
         trains: whether it has training steps.
         lr: learning rate; 0 without training.
-        evaluate: whether the network is tested after it.
-        key: address of the state after it: two runs with the same key have the same weights.
+        evaluate: whether the network is tested after it. That changes no weight and is no part of ``key``: an epoch
+            taken over from another run has been tested where that run says.
+        key: address of the state after it: two runs with the same key are asked for the same computation. Device,
+            number of threads and version of torch are not in it, and may change the last bits of the weights.
     """
 
     index: int

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,31 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import safa
-from safa import checkpoint, clouds, diagnosis, evaluate
+from safa import checkpoint, clouds, diagnosis, evaluate, files
 from safa import recipe as recipes
-from safa.checkpoint import StageCache
+from safa.checkpoint import CHECKPOINT, StageCache
 from safa.data.dataset import LongTailed, load
+from safa.deploy.network import fill
 from safa.errors import UserError
-from safa.files import write_atomically
+from safa.files import read_json, write_atomically
+from safa.parts import Parts
 from safa.plan import epochs_of, shared_epochs
 from safa.progress import Progress
 from safa.report import lines
-from safa.train import CHECKPOINT, Trainer
+from safa.train import Trainer
 
 Say = Callable[[str], None]
+
+RESULT = "result.json"
+"""The file of a run's folder that holds its result line: a run is finished when it exists."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to run; nothing here changes what is computed, but for the number of processes and the device.
+    """Where and how to run. Nothing here changes what a run is asked to compute.
+
+    Device and number of threads change how sums are rounded, as the version of torch does. Weights of the same
+    address may then differ, in the last bits at first and by more the longer they are trained.
 
     Attributes:
         device: auto, cpu or cuda.
@@ -82,37 +91,9 @@ def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Ite
         UserError: for a mistake in the recipe or the data, before training starts where possible.
         Stopped: when a signal asked for an end; the state is saved.
     """
-    finished = job.folder / "result.json"
-    if finished.exists():
-        _refuse_another_recipe(job)
-        machine.say(f"{job.folder} was finished before; delete it to train anew")
-        line: dict[str, Any] = json.loads(finished.read_text())
-        return line
     data = data or _load(job.recipe.data, machine)
-    accelerator = accelerator_for(job.recipe, machine)
-    if accelerator.is_main_process:
-        _describe(job, data)
-    trainer = Trainer(
-        job.recipe,
-        data,
-        job.folder,
-        accelerator,
-        cache=StageCache(machine.cache) if machine.cache else None,
-        save_at=save_at,
-        workers=machine.workers,
-        track=machine.track,
-        progress=Progress(machine.progress if accelerator.is_main_process else False),
-    )
-    trainer.run()
-    if trainer.reused_epochs and accelerator.is_main_process:
-        machine.say(f"{job.name}: {trainer.reused_epochs} of {len(trainer.plan)} epochs came from the cache")
-    line = _result(job, data, trainer) if accelerator.is_main_process else {}
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_atomically(finished, json.dumps(line).encode())
-        if machine.results is not None:
-            lines.append(machine.results, line)
-    return line
+    _refuse_mistakes([job], {_data_key(job): data}, machine)
+    return _finished(job, machine) or _train(job, data, machine, save_at)
 
 
 def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
@@ -120,15 +101,23 @@ def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
 
     Returns:
         The result lines, in the order of the jobs.
+
+    Raises:
+        UserError: as ``run``, for a mistake in any of them before the first is trained; and where two jobs share a
+            folder, or differ in data set, imbalance factor or network.
+        Stopped: as ``run``.
     """
     if machine.cache is None:
         raise UserError("compare needs a cache folder, since it trains shared epochs once; pass --cache")
+    _refuse_shared_folder(jobs)
     loaded = _load_each_once(jobs, machine)
+    _refuse_mixture(jobs, loaded)
+    _refuse_mistakes(jobs, loaded, machine)
     forks = forks_of(jobs, loaded, accelerator_for(jobs[0].recipe, machine).num_processes)
     total = sum(job.recipe.epochs for job in jobs)
     results = []
     for job in jobs:
-        results.append(run(job, machine, loaded[_data_key(job)], forks))
+        results.append(_finished(job, machine) or _train(job, loaded[_data_key(job)], machine, forks))
     reused = sum(line.get("reused_epochs", 0) for line in results)
     machine.say(f"{len(jobs)} runs of {total} epochs together; {reused} of them were shared and trained once")
     return results
@@ -163,18 +152,16 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
         UserError: if the folder is no run, the split is empty, or the images are not those of the run.
     """
     job = job_of(folder, root)
-    described = json.loads((folder / "data.json").read_text())
     data = load(job.recipe.data)
-    if data.subset.sha256 != described["subset_sha256"] or data.source.fingerprint != described["images_sha256"]:
-        raise UserError(
-            f"the images of {data.source.name} differ from those {folder} was trained on; name their folder with --root"
-        )
+    _refuse_other_images(job, data, "name their folder with --root")
     if split == "validation" and data.validation is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
     state = checkpoint.load(folder / CHECKPOINT)
-    accelerator = accelerator_for(replace(job.recipe, precision="float32"), Machine())  # fp16 would want a GPU
-    trainer = Trainer(job.recipe, data, folder, accelerator, progress=Progress(False))
-    trainer.model.load_state_dict(state["model"])
+    # With the classifier of the stage it is in, which the runs of versions that had but one do not say.
+    model = job.recipe.model_in(state.get("stage", 0))
+    recipe = replace(job.recipe, model=model, precision="float32")  # fp16 would want a GPU
+    trainer = Trainer(recipe, data, folder, accelerator_for(recipe, Machine()), progress=Progress(False))
+    fill(trainer.model, state["model"], str(folder / CHECKPOINT))
     figures = _figures(trainer.predict(split), data)
     return {
         "run": str(folder),
@@ -195,13 +182,8 @@ def job_of(folder: Path, root: str | None = None) -> Job:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not the folder of a run: it holds no {name}; 'safa train RECIPE' makes one")
     recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
-    described = json.loads((folder / "data.json").read_text())
+    described = read_json(folder / "data.json")
     return Job(described["recipe"], recipe, folder, tuple(described.get("changes", ())))
-
-
-def with_seed(recipe: recipes.Recipe, seed: int) -> recipes.Recipe:
-    """The same recipe under another seed of training; the drawn images stay."""
-    return replace(recipe, seed=seed)
 
 
 def _data_key(job: Job) -> str:
@@ -222,6 +204,60 @@ def _load_each_once(jobs: Sequence[Job], machine: Machine) -> dict[str, LongTail
         if key not in loaded:
             loaded[key] = _load(job.recipe.data, machine)
     return loaded
+
+
+def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
+    """The result line of a run that was finished before; the file of results gets it, too, should it lack it there."""
+    path = job.folder / RESULT
+    if not path.exists():
+        return None
+    line = read_json(path)
+    machine.say(f"{job.folder} was finished before; delete it to train anew")
+    # No Accelerator, which would want what the run was trained on; torchrun says which process this is.
+    if machine.results is not None and os.environ.get("RANK", "0") == "0":
+        there = lines.read_objects(machine.results) if machine.results.exists() else []
+        if all(line != other for _, other in there):
+            lines.append(machine.results, line)
+    return line
+
+
+def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str]) -> dict[str, Any]:
+    """Train what is left of a run, alone in its folder; its result line, in the first process."""
+    accelerator = accelerator_for(job.recipe, machine)
+    first = accelerator.is_main_process
+    with files.alone_in(job.folder) if first else nullcontext():
+        trainer = Trainer(
+            job.recipe,
+            data,
+            job.folder,
+            accelerator,
+            cache=StageCache(machine.cache, machine.say) if machine.cache else None,
+            save_at=save_at,
+            workers=machine.workers,
+            track=machine.track,
+            progress=Progress(machine.progress if first else False),
+        )
+        trainer.saved()  # a folder with the checkpoint of another run is refused before it is described anew
+        if first:
+            _describe(job, data)
+        trainer.run()
+        _say_reused(trainer, job, machine)
+        line = _result(job, data, trainer) if first else {}
+        accelerator.wait_for_everyone()
+        if first:
+            write_atomically(job.folder / RESULT, json.dumps(line).encode())
+            if machine.results is not None:
+                lines.append(machine.results, line)
+    return line
+
+
+def _say_reused(trainer: Trainer, job: Job, machine: Machine) -> None:
+    if not trainer.reused_epochs or not trainer.accelerator.is_main_process:
+        return
+    here = trainer.made_with()
+    others = ", ".join(f"{name} {value}" for name, value in trainer.reused_of.items() if value != here[name])
+    remark = f"; they were trained with {others}, which may change the last bits" if others else ""
+    machine.say(f"{job.name}: {trainer.reused_epochs} of {job.recipe.epochs} epochs came from the cache{remark}")
 
 
 @contextmanager
@@ -271,6 +307,62 @@ def _describe(job: Job, data: LongTailed) -> None:
     write_atomically(job.folder / "subset.json", data.subset.to_json().encode())
 
 
+def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], machine: Machine) -> None:
+    """Find before the first epoch of the first job what would stop any of them later, where it can be known."""
+    _refuse_results(machine)
+    tried: list[recipes.Recipe] = []
+    for job in jobs:
+        data, seedless = loaded[_data_key(job)], replace(job.recipe, seed=0)
+        _refuse_another_recipe(job)
+        if (job.folder / RESULT).exists():
+            _refuse_other_images(job, data, "name another folder with --out, or delete it to train anew")
+            continue
+        for folder in filter(None, (job.folder, machine.cache)):
+            files.refuse_unwritable(folder)
+        if seedless not in tried:  # seeds draw other weights and make no other mistakes
+            Parts(job.recipe, data, accelerator_for(job.recipe, machine)).try_all()
+            tried.append(seedless)
+
+
+def _refuse_results(machine: Machine) -> None:
+    path = machine.results
+    if path is not None and not path.exists():
+        files.refuse_unwritable(path.parent)
+    elif path is not None and not (path.is_file() and os.access(path, os.W_OK)):
+        raise UserError(f"cannot append to {path}: it is no file that may be written; name another with --results")
+
+
+def _refuse_shared_folder(jobs: Sequence[Job]) -> None:
+    folders = [job.folder.absolute() for job in jobs]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"two of the runs would share the folder {twice}; name a recipe once, and files of different recipes "
+            "differently"
+        )
+
+
+def _refuse_mixture(jobs: Sequence[Job], loaded: Mapping[str, LongTailed]) -> None:
+    """A table compares, and a page shows, runs of one data set, imbalance factor and network."""
+
+    def place(job: Job) -> str:
+        data = loaded[_data_key(job)]
+        return f"{data.source.name}, imbalance factor {data.imbalance_factor:g}, {job.recipe.model.backbone.name}"
+
+    for job in jobs[1:]:
+        if place(job) != place(jobs[0]):
+            raise UserError(
+                f"{jobs[0].name} is a run on {place(jobs[0])}, and {job.name} on {place(job)}; compare runs on one"
+            )
+
+
+def _refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
+    described = read_json(job.folder / "data.json")
+    known = {"subset_sha256": data.subset.sha256, "images_sha256": data.source.fingerprint}
+    if any(described.get(name) != value for name, value in known.items()):
+        raise UserError(f"the images of {data.source.name} differ from those {job.folder} was trained on; {way_out}")
+
+
 def _refuse_another_recipe(job: Job) -> None:
     """A folder belongs to one recipe; where the images lie and how often it is tested may differ."""
     path = job.folder / "recipe.yaml"
@@ -311,7 +403,7 @@ def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "commit": commit(),
         "version": safa.__version__,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else trainer.device.type,
+        "device": trainer.made_with()["device"],
         "seconds": round(sum(entry["seconds"] for entry in trainer.history), 1),
         "reused_epochs": trainer.reused_epochs,
         "run": job.folder.name,
@@ -348,15 +440,18 @@ def _validation_error(trainer: Trainer, data: LongTailed) -> dict[str, float]:
 
 def commit() -> str | None:
     """Commit of the code that runs, with ``+changes`` where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True, check=True
-        )
+        # A package that is installed into an environment lies in the checkout of whatever that is for.
+        if Path(git("rev-parse", "--show-toplevel"), "src", "safa").resolve() != here:
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from safa import assembly, checkpoint, evaluate, files
 from safa import recipe as recipes
+from safa.checkpoint import CHECKPOINT
 from safa.data.batches import Batches
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
@@ -27,8 +28,6 @@ from safa.seeding import seed_for
 from safa.stop import StopRequest
 from safa.sums import Sums, assigned
 from safa.types import Lookahead, Output, Refitted
-
-CHECKPOINT = "checkpoint.pt"
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: what the user asked for)
@@ -82,6 +81,7 @@ class Trainer:
         self.optimizer_state: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
         self.reused_epochs = 0
+        self.reused_of: dict[str, Any] = {}  # what made the epochs that the cache gave, where the state says so
         self.done = 0  # whole epochs
         self.step = 0  # steps of the epoch in hand
         self.sums = Sums()
@@ -93,8 +93,10 @@ class Trainer:
     # -- the flow ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train what is left of the plan; raises ``Stopped`` when a signal asks for an end."""
-        self.parts.try_all()
+        """Train what is left of the plan; raises ``Stopped`` when a signal asks for an end.
+
+        ``parts.try_all`` finds beforehand what would stop a later stage.
+        """
         if self.accelerator.is_main_process:
             files.remove_halves(self.folder)
         if not self.resume():
@@ -277,6 +279,8 @@ class Trainer:
             "stage": self._in_force().stage_index,
             "sums": self.sums.state(),
             "history": self.history,
+            "tested_on": self.tested_on(),
+            "made_with": self.made_with(),
             "reused_epochs": self.reused_epochs,
             "model": self.tested.state_dict(),
             "trained": self.model.state_dict() if self.average is not None else None,
@@ -284,6 +288,20 @@ class Trainer:
             "reweighter": self.reweighter.state_dict() if self.reweighter is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
+        }
+
+    def tested_on(self) -> dict[str, Any]:
+        """What decides the figures of the log and has no part in an address: bounds of groups, validation images."""
+        spec = self.data.spec
+        return {"groups": [spec.many_above, spec.few_below], "validation": self.data.facts().get("validation")}
+
+    def made_with(self) -> dict[str, Any]:
+        """What the last bits of the weights depend on and has no part in an address."""
+        on_cpu = self.device.type == "cpu"
+        return {
+            "device": "cpu" if on_cpu else torch.cuda.get_device_name(),
+            "threads": torch.get_num_threads() if on_cpu else None,
+            "torch": str(torch.__version__),
         }
 
     def _key(self, done: int) -> str:
@@ -330,19 +348,29 @@ class Trainer:
             self.average.module.load_state_dict(state["model"])
             self.average.n_averaged.fill_(1)  # with none yet, the next step would replace the average
 
-    def resume(self) -> bool:
-        """Go on from this folder's own checkpoint, if it has one."""
+    def saved(self) -> dict[str, Any] | None:
+        """The state in this folder's own checkpoint, if it has one.
+
+        Raises:
+            UserError: if it is damaged, or that of another run.
+        """
         path = self.folder / CHECKPOINT
         if not path.exists():
-            return False
+            return None
         state = checkpoint.load(path)
         if state.get("key") != self._key(state.get("done", 0)):
             raise UserError(
                 f"the checkpoint in {self.folder} was trained with another recipe, other images or another number of "
                 "processes; name another folder, or delete it to train anew"
             )
-        self._restore(state)
-        return True
+        return state
+
+    def resume(self) -> bool:
+        """Go on from this folder's own checkpoint, if it has one."""
+        state = self.saved()
+        if state is not None:
+            self._restore(state)
+        return state is not None
 
     def _reuse_prefix(self) -> None:
         """Start from the longest prefix of the plan that the cache knows."""
@@ -351,10 +379,29 @@ class Trainer:
         if epoch is None or self.cache is None:
             return
         trained = sum(before.trains for before in self.plan[: epoch.index + 1])
-        state = {**self.cache.load(epoch.key), "reused_epochs": trained, "stage": epoch.stage_index}
+        cached = self.cache.load(epoch.key)
+        own = {"history": self._own_log(cached), "tested_on": self.tested_on()}
+        state = {**cached, **own, "reused_epochs": trained, "stage": epoch.stage_index}
+        self.reused_of = cached.get("made_with", {})
         self._restore(state)
         if self.accelerator.is_main_process:  # where nothing is left to train, this is all the run will save
             checkpoint.save(self.folder / CHECKPOINT, state)
+
+    def _own_log(self, cached: dict[str, Any]) -> list[dict[str, Any]]:
+        """The log of a cached state without what was measured of other groups, or on validation images not ours.
+
+        A state that does not say what it was tested on is of a time when hardly any run had bounds of its own.
+        """
+        usual = {"groups": [recipes.Data.many_above, recipes.Data.few_below], "validation": None}
+        theirs, ours = cached.get("tested_on", usual), self.tested_on()
+        log = [dict(entry) for entry in cached["history"]]
+        for entry in log:
+            if self.data.validation is None or theirs["validation"] != ours["validation"]:
+                entry.pop("validation", None)
+            for split in ("test", "validation"):
+                if theirs["groups"] != ours["groups"] and entry.get(split):
+                    entry[split] = {name: value if name == "error" else None for name, value in entry[split].items()}
+        return log
 
     def _save(self, epoch: Epoch) -> None:
         if not self.accelerator.is_main_process:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import nn
 from safa.deploy.formats import FORMATS, own_code
 from safa.deploy.network import Card, Classifier, Deployed
 from safa.errors import UserError, closest
-from safa.files import write_atomically
+from safa.files import refuse_unwritable, write_atomically
 
 TOLERANCE = 1e-4
 # One image, the two that the graph was traced with, and another number.
@@ -81,11 +80,7 @@ def _check_output(output: Path, format: str) -> None:
     other = next((name for name, f in FORMATS.items() if f.suffix == output.suffix.lower() and name != format), None)
     if other is not None:
         raise UserError(f"{output} has the suffix of {other}, but the format is {format}; change one of them")
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise UserError(f"cannot write {output}: {folder} is a file, not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {output}: no permission to write in {folder}; name another file with --output")
+    refuse_unwritable(output.absolute().parent)
 
 
 def _written(model: Classifier, card: Card, format: str) -> bytes:

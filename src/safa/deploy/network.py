@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from safa import assembly, checkpoint, train
+from safa import assembly, checkpoint
 from safa import recipe as recipes
 from safa.errors import UserError
+from safa.files import read_json
 
 _RUN_FILES = ("recipe.yaml", "data.json")
 
@@ -106,8 +106,8 @@ def load_run(run: Path) -> Deployed:
     run = Path(run)
     _check_folder(run)
     recipe = recipes.load(run / "recipe.yaml")
-    described = _json(run / "data.json")
-    path = run / train.CHECKPOINT
+    described = read_json(run / "data.json")
+    path = run / checkpoint.CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} has no {path.name} yet: no epoch of it is finished; let it train on")
     state = _state(path)
@@ -147,16 +147,6 @@ def _check_folder(run: Path) -> None:
             f"{run} is no run folder: it has no {' and no '.join(lacking)}; give the folder that a training "
             f"run wrote{inside}"
         )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; train the run again to have it rewritten") from error
-    if not isinstance(plain, dict):
-        raise UserError(f"{path} is not a JSON object; train the run again to have it rewritten")
-    return plain
 
 
 def _channels(values: Any, where: str) -> tuple[float, ...]:
