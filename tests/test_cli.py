@@ -19,10 +19,10 @@ from PIL import Image
 import safa
 from safa import cli, commands, library
 from safa import recipe as recipes
+from safa.checkpoint import CHECKPOINT
 from safa.data import digits
 from safa.recipe import Named
 from safa.report import lines
-from safa.train import CHECKPOINT
 from tests.report.test_lines import LINE
 
 
@@ -142,6 +142,76 @@ def test_what_the_command_line_says_otherwise_goes_into_the_recipe_and_the_folde
     assert (recipe.batch_size, recipe.data.imbalance_factor) == (32, 10)
 
 
+@pytest.fixture(scope="module")
+def changed(tiny_recipe, tmp_path_factory) -> tuple[Path, str]:
+    """Folder and standard output of a comparison of one epoch each, with a setting that was changed."""
+    folder = tmp_path_factory.mktemp("changed")
+    for name, method in (("t1", "TINY"), ("t2", "TINY-TOO")):
+        recipe = replace(tiny_recipe, method=method, seed=5, stages=(replace(tiny_recipe.stages[0], epochs=1),))
+        (folder / f"{name}.yaml").write_text(recipes.dump(recipe))
+    printed = io.StringIO()
+    commands.out.file = printed
+    try:
+        given = [str(folder / "t1.yaml"), str(folder / "t2.yaml"), "--seeds", "0,1", "--out", str(folder / "runs")]
+        assert cli.main(["compare", *given, "--set", "batch_size=32"]) == 0
+    finally:
+        commands.out.file = None
+    return folder, printed.getvalue()
+
+
+def test_a_comparison_with_a_changed_setting_has_its_page_and_its_differences(changed):
+    folder, printed = changed
+    assert re.search(
+        r"\| resnet8 \| TINY-TOO \(batch\\_size=32\) \| TINY \(batch\\_size=32\) \| 2 \| 0\.00 ± 0\.00 \|", printed
+    )
+    assert "Against TINY (batch_size=32), seed by seed" in (folder / "runs" / "comparison.html").read_text()
+
+
+def test_a_setting_changed_in_all_rows_stands_below_the_table_and_not_in_its_names(changed):
+    table = changed[1][: changed[1].index("page:")]
+    assert re.search(r"\nTINY +2 +\d+\.\d\d", table)
+    assert table.count("batch_size=32") == 1
+    assert "Changed in all rows: batch_size=32." in table
+
+
+def seeds_of(monkeypatch, call, *arguments: object) -> list[tuple[str, int]]:
+    """Folder's name and seed of the runs that a comparison would make; none is trained."""
+    from safa import runs
+
+    jobs: list[runs.Job] = []
+
+    def noted(given: list[runs.Job], _: object) -> list[dict]:
+        jobs.extend(given)
+        return [{}]
+
+    monkeypatch.setattr(runs, "compare", noted)
+    assert call("compare", *arguments)[0] == 0
+    return [(job.folder.name, job.recipe.seed) for job in jobs]
+
+
+def test_a_comparison_without_seeds_has_those_of_its_recipes(monkeypatch, call, changed, tmp_path):
+    first = changed[0] / "t1.yaml"
+    assert seeds_of(monkeypatch, call, first, "--out", tmp_path) == [("t1-seed5", 5)]
+    ((name, seed),) = seeds_of(monkeypatch, call, first, "--out", tmp_path, "--set", "seed=3")
+    assert (name[:8], seed) == ("t1-seed3", 3)
+    named = seeds_of(monkeypatch, call, first, "--out", tmp_path, "--seeds", "0..1")
+    assert named == [("t1-seed0", 0), ("t1-seed1", 1)]
+
+
+def test_a_run_resumed_from_within_its_folder_keeps_its_name_and_the_cache_beside_it(
+    call, changed, tmp_path, monkeypatch
+):
+    from safa import runs
+
+    resumed: list[tuple[str, Path]] = []
+    monkeypatch.setattr(runs, "run", lambda job, machine: resumed.append((job.folder.name, machine.cache)))
+    source = next((changed[0] / "runs").glob("t1-seed0-*"))
+    folder = shutil.copytree(source, tmp_path / "runs" / "t1")
+    monkeypatch.chdir(folder)
+    assert call("train", "--resume", ".")[0] == 0
+    assert resumed == [("t1", tmp_path / "runs" / ".cache")]
+
+
 def test_a_stopped_comparison_says_how_to_go_on(call, files, tmp_path, monkeypatch):
     from safa import runs, train
     from safa.stop import StopRequest
@@ -186,6 +256,14 @@ def test_evaluate_shows_groups_classes_and_best_on_test_in_its_own_row(call, run
         assert word in out
     assert "best epoch on test*" in out
     assert "* chosen on the test set itself; for comparison only" in " ".join(out.split())
+
+
+def test_classes_are_shown_as_they_are_called(capsys):
+    figures = dict.fromkeys(("error", "error_many", "error_medium", "error_few", "balanced_error", "ece", "error_best"))
+    names = {"class_names": [":cat:", "[red]"], "class_counts": [2, 1], "error_per_class": [0.0, None]}
+    commands._show({**figures, **names, "run": "[v2]", "split": "test", "epochs": 1, "error_best_epoch": 0})
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (":cat:", "[red]", "[v2], test images"))
 
 
 def test_report_of_lines_is_a_table(call, compared):
@@ -302,6 +380,14 @@ def test_list_shows_names_whole_that_they_may_be_typed(call):
     assert set(library.names()) <= set(out.split())
 
 
+def test_the_help_of_list_names_every_kind(capsys):
+    from safa.catalog import CATALOG
+
+    with pytest.raises(SystemExit):
+        cli.main(["list", "--help"])
+    assert set(CATALOG) <= set(re.findall(r"\w+", capsys.readouterr().out))
+
+
 def test_list_of_one_kind_shows_no_other(call):
     _, out, _ = call("list", "loss")
     assert {row.split()[0] for row in out.splitlines()[1:] if not row.startswith("  ")} == {"loss"}
@@ -414,7 +500,16 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("train --resume absent --seed 1", "--seed cannot change a run that is resumed"),
         ("train --resume absent --set seed=1", "--set cannot change a run that is resumed"),
         ("train digits/ce --set sede=1", "has no key 'sede'; did you mean 'seed'?"),
-        ("train digits/ce --set seed", "an override is KEY=VALUE"),
+        ("train digits/ce --set seed", "--set takes all that follows as KEY=VALUE, got 'seed'"),
+        ("compare digits/ce --set seed=1 digits/ldam", "KEY=VALUE, got 'digits/ldam'; name recipes before it"),
+        ("compare --set seed=1 digits/ce", "name the recipes to compare, before any --set"),
+        ("train --set seed=1 digits/ce", "name a recipe to train, or a folder with --resume RUN; --set takes all"),
+        ("compare digits/ce --seeds 0,1 --set seed=3", "seed is set twice, by --set seed=3 and by its own option"),
+        ("train digits/ce --seed 1 --set seed=3", "seed is set twice, by --set seed=3 and by its own option"),
+        ("train digits/ce --data x --set data.name=y", "data.name is set twice, by --set data.name=y and by its own"),
+        ("train --resume absent --out runs", "--out cannot change a run that is resumed"),
+        ("train digits/ce --imbalance_factor 100 --set data.profile=as_found", "imbalance_factor 100 cuts nothing"),
+        ("data digits --imbalance_factor 50 --profile as_found", "imbalance_factor 50 cuts nothing"),
         ("train digits/ce --seed -1", "--seed must be a whole number of at least 0, got '-1'"),
         ("train digits/ce --seed one", "--seed must be a whole number of at least 0, got 'one'"),
         ("train digits/ce --threads 0", "--threads must be a whole number of at least 1, got '0'"),
@@ -432,7 +527,10 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("compare digits/ce --seeds 3..1", "seeds are different numbers of at least 0"),
         ("compare digits/ce --seeds one", "seeds are numbers, as in 0,1,2 or 0..9, got 'one'"),
         ("compare digits/ce --seeds 0,0", "seeds are different numbers"),
-        ("compare", "recipes"),
+        ("compare", "name the recipes to compare, before any --set\nTry 'safa compare --help'"),
+        ("compare --sed 3", "Try 'safa compare --help'"),
+        ("evaluate", "run must be named\nTry 'safa evaluate --help'"),
+        ("predict", "run, paths must be named\nTry 'safa predict --help'"),
         ("evaluate absent", "absent is not the folder of a run"),
         ("evaluate absent --split training", "split must be test or validation, got 'training'"),
         ("predict absent x.png", "absent does not exist"),

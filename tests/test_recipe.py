@@ -208,6 +208,11 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_place(text, message, load
         ("stages: [{epochs: 1, evaluate_every: 0}]", "stages[0].evaluate_every must be at least 1, got 0"),
         ("stages: [{epochs: 1, optimizer: {momentum: -1}}]", "stages[0].optimizer.momentum must be at least 0"),
         ("stages: [{epochs: 1, schedule: {lr: -1}}]", "stages[0].schedule.lr must be at least 0"),
+        (
+            "stages: [{epochs: 1, augmenter: {name: safa, lr_scale: -3}}]",
+            "augmenter.lr_scale must be at least 0, got -3",
+        ),
+        ("stages: [{epochs: 1, augmenter: {name: safa, lr_scale: .inf}}]", "lr_scale must be at least 0, got inf"),
         ("stages: [{loss: ldam}]", "stages[0] lacks the key 'epochs'"),
     ],
 )
@@ -216,6 +221,19 @@ def test_a_value_out_of_range_is_refused_before_anything_starts(text, message, l
     with pytest.raises(UserError) as error:
         load(start + text)
     assert message in str(error.value)
+
+
+def test_a_key_that_stands_in_a_merged_mapping_too_stands_once(load):
+    text = "method: x\nstages: [&a {epochs: 1, loss: ldam}, &b {<<: *a, epochs: 2}, {<<: *b, epochs: 3}]"
+    assert [(s.epochs, s.loss.name) for s in load(text).stages] == [(1, "ldam"), (2, "ldam"), (3, "ldam")]
+
+
+def test_a_factor_that_is_asked_for_must_cut_a_tail(load):
+    as_found = with_keys("data: {profile: as_found, imbalance_factor: 20}")  # as the folder of a run may name both
+    assert load(as_found).data.imbalance_factor == 20
+    with pytest.raises(UserError, match="imbalance_factor 50 cuts nothing where data.profile is as_found"):
+        load(as_found, "data.imbalance_factor=50")
+    assert load(as_found, "data.imbalance_factor=50", "data.profile=step").data.imbalance_factor == 50
 
 
 def test_an_inverse_imbalance_factor_is_recognised(load):
@@ -235,6 +253,10 @@ def test_a_missing_key_is_named(text, load):
     ("content", "message"),
     [
         (b"method: [", "is not valid YAML"),
+        (b"method: 2020-99-99", "is not valid YAML"),
+        (b"x: &a [*a]", "something in it holds itself"),
+        (b"stages: 1\nmethod: x\nstages: 2\n", "the key 'stages' stands twice in one mapping, in lines 1 and 3"),
+        (b"stages: [{loss: ldam, epochs: 1, loss: focal}]", "the key 'loss' stands twice in one mapping, in line 1"),
         (b"- a\n", "holds no recipe"),
         (b"", "holds no recipe"),
         (b"\xff\xfe\x00", "UTF-8"),
@@ -299,6 +321,9 @@ def test_an_override_changes_one_stage_alone_even_if_yaml_repeats_it(load):
         ("clip", "an override is KEY=VALUE"),
         ("stages.2.epochs=1", "'2' is not the number of one of 2 stages, 0-based"),
         ("stages.one.epochs=1", "'one' is not the number"),
+        ("schedule.milestones.7=4", "'7' is not the number of one of 2 milestones, 0-based"),
+        ("stages.0.loss={name: ldam, name: focal}", "is not valid YAML"),
+        ("stages.0.loss=&a [*a]", "is not valid YAML"),
         ("stages.--1.epochs=1", "'--1' is not the number"),
         ("method.x=1", "method must be of type str"),
         ("seed.x=1", "cannot set 'seed.x'"),
@@ -307,7 +332,7 @@ def test_an_override_changes_one_stage_alone_even_if_yaml_repeats_it(load):
     ],
 )
 def test_a_wrong_override_is_an_error_that_names_it(override, message, load):
-    text = TWO_STAGES + "seed: 1\n"
+    text = TWO_STAGES + "seed: 1\nschedule: {milestones: [1, 2]}\n"
     with pytest.raises(UserError) as error:
         load(text, override)
     assert message in str(error.value)

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from safa.errors import UserError, closest
@@ -72,7 +72,9 @@ class _Parser(ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ARG002
-        command = self.prog.replace(" [options]", "")
+        # That an argument is missing is found by the parser of all commands, which puts the command before its name.
+        missing = re.match(r"the following arguments are required: (\w+)\.", message)
+        command = self.prog.replace(" [options]", "") + (f" {missing[1]}" if missing else "")
         raise UserError(f"{_plainly(message.strip())}\nTry '{command} --help'")
 
 
@@ -82,6 +84,10 @@ def _plainly(message: str) -> str:
     if unknown or message.startswith('expected "command"'):
         named = f"no command is called {unknown[1]!r}{closest(unknown[1], _COMMANDS)}" if unknown else "name a command"
         return f"{named}; there are {', '.join(_COMMANDS)}"
+    missing = re.match(r"the following arguments are required: (.+)", message)
+    if missing:
+        names = ", ".join(name.partition(".")[2] for name in missing[1].split(", "))
+        return "name the recipes to compare, before any --set" if names == "recipes" else f"{names} must be named"
     key = re.match(r'Parser key "([\w.]+)"', message)
     wanted = next((words for kind, words in _KINDS.items() if kind in message), None)
     if not key or not wanted:
@@ -102,12 +108,12 @@ def _recipe_options(p: ArgumentParser) -> None:
     p.add_argument("--imbalance_factor", type=float, metavar="X", help="largest over smallest class, at least 1")
     p.add_argument(
         "--set", type=str, default=[], nargs="+", action="extend", metavar="KEY=VALUE",
-        help="other values than the recipe's, e.g. stages.1.augmenter.start=random batch_size=64",
+        help="other values than the recipe's, e.g. stages.1.augmenter.start=random batch_size=64; after the recipes",
     )  # fmt: skip
 
 
 def _machine_options(p: ArgumentParser) -> None:
-    p.add_argument("--out", type=str, default="runs", metavar="DIR", help="folder for the runs (default: runs)")
+    p.add_argument("--out", type=str, metavar="DIR", help="folder for the runs (default: runs)")
     p.add_argument("--results", type=str, metavar="FILE", help="append the result lines to this file, too")
     p.add_argument("--cache", type=str, metavar="DIR", help="shared states (default: OUT/.cache)")
     p.add_argument("--device", type=str, default="auto", metavar="auto|cpu|cuda", help="where to train")
@@ -137,7 +143,7 @@ def _compare(p: ArgumentParser) -> None:
         nargs="+",
         help="names of 'safa list recipe', or YAML files; the first is the baseline",
     )
-    p.add_argument("--seeds", type=str, default="0", metavar="0,1,2 or 0..9", help="seeds of the training")
+    p.add_argument("--seeds", type=str, metavar="0,1,2 or 0..9", help="seeds of the training (default: the recipes')")
     _recipe_options(p)
     _machine_options(p)
 
@@ -218,7 +224,7 @@ def _list(p: ArgumentParser) -> None:
         "kind",
         type=str,
         nargs="?",
-        help="loss, weighting, sampler, augmenter, backbone, head, augmentation, data or recipe",
+        help="loss, weighting, sampler, augmenter, backbone, head, reweighting, augmentation, data or recipe",
     )
 
 
@@ -266,4 +272,4 @@ _COMMANDS = {
     "bench": (_bench, "Time training steps and inference, as ratios measured in one run."),
 }
 
-__all__ = ["Namespace", "main", "parser"]
+__all__ = ["main", "parser"]

@@ -23,23 +23,27 @@ if TYPE_CHECKING:
     from safa.report.paper_table import Setting
     from safa.runs import Machine
 
-out = Console(soft_wrap=False, highlight=False)
+# Names are names: a class called ":cat:" or "[red]" is printed as it is called.
+out = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
+out.width = max(out.width, 80)  # a narrower terminal breaks the lines of a table, and loses no figure
 
 
 def train(recipe: str | None, resume: str | None, seed: int | None, **options: Any) -> int:
     """Train or resume one run; then its page and its model file."""
     if (recipe is None) == (resume is None):
-        raise UserError("name a recipe to train, or a folder with --resume RUN; 'safa list recipe' shows the recipes")
+        hint = "'safa list recipe' shows the recipes" if not options["set"] else "--set takes all that follows it"
+        raise UserError(f"name a recipe to train, or a folder with --resume RUN; {hint}")
+    folder = Path() if resume is None else Path(resume).resolve()  # "." has neither a name nor a parent
     if resume is not None:
         _refuse_changes(options, seed)
-        options["out"] = Path(resume).parent
+        options["out"] = folder.parent
     # A slip of the pen is told before torch is imported.
     name, chosen = ("", None) if recipe is None else _recipe(recipe, options, seed)
     from safa.runs import Job, job_of, processes, run
     from safa.train import Stopped
 
     if chosen is None:
-        job = job_of(Path(str(resume)), options["root"])
+        job = job_of(folder, options["root"])
     else:
         job = Job(name, chosen, _folder(name, chosen, options), tuple(options["set"]))
     try:
@@ -53,11 +57,12 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     return 0
 
 
-def compare(recipes: list[str], seeds: str, **options: Any) -> int:
+def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     """Train every recipe under every seed, seed by seed; then the table, paired differences and the page."""
     # A slip of the pen is told before torch is imported.
-    named = [_recipe(given, options, seed) for seed in _seeds(seeds) for given in recipes]
-    from safa.report import tables
+    chosen = _seeds(seeds)
+    named = [_recipe(given, options, seed) for seed in chosen for given in recipes]
+    from safa.report import rows, tables
     from safa.runs import Job, processes
     from safa.runs import compare as run_all
     from safa.train import Stopped
@@ -72,9 +77,9 @@ def compare(recipes: list[str], seeds: str, **options: Any) -> int:
         return 128 + stopped.signal_number
     if not lines[0]:  # other processes of a distributed run have none
         return 0
-    baseline = str(lines[0]["method"])
-    _finish(jobs, lines, Path(options["out"]) / "comparison.html", baseline)
-    if len(_seeds(seeds)) > 1:
+    baseline = rows.labels(lines)[0]
+    _finish(jobs, lines, _out(options) / "comparison.html", baseline)
+    if len(chosen) > 1:
         _say(tables.paired_to_markdown(tables.paired(lines, baseline)))
     return 0
 
@@ -192,7 +197,7 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     if markdown:
         _say(_markdown_of_lines(lines))
     else:
-        out.print(tables.to_rich(tables.against_paper(tables.summarise(lines))), markup=False)
+        out.print(tables.to_rich(tables.against_paper(tables.summarise(lines)), out.width))
     if baseline is not None:
         _say(tables.paired_to_markdown(tables.paired(lines, baseline)))
     if output is not None:
@@ -219,7 +224,7 @@ def _report_paper(
             continue
         _say(f"{table.caption}\n")
         for block in paper_table.to_rich(table):
-            out.print(block, "", markup=False)
+            out.print(block, "")
         _say("\n".join(table.notes))
 
 
@@ -241,6 +246,8 @@ def data(
     if imbalance_factor is not None:
         plain["imbalance_factor"] = imbalance_factor
     spec = recipes.from_plain({"method": "none", "stages": [{"epochs": 0}], "data": plain}).data
+    if imbalance_factor is not None:
+        recipes.check_factor_counts(spec)
     loaded = load(spec)
     described = tail.describe(loaded.source.class_names, loaded.subset.class_counts, spec.head_ratio)
     _say(tail.render(described))
@@ -266,7 +273,7 @@ def list_names(kind: str | None) -> int:
         table = Table("kind", Column("name", no_wrap=True), "source", box=None)  # a name is there to be typed
         for name, source in known[group].items():
             table.add_row(group, name, source)
-        out.print(table, markup=False)
+        out.print(table)
     return 0
 
 
@@ -290,7 +297,7 @@ def _machine(options: dict[str, Any]) -> Machine:
         torch.set_num_threads(options["threads"])
     return Machine(
         device=options["device"],
-        cache=Path(options["cache"] or Path(options["out"]) / ".cache"),
+        cache=Path(options["cache"] or _out(options) / ".cache"),
         results=Path(options["results"]) if options["results"] else None,
         workers=options["workers"],
         track=options["track"],
@@ -304,17 +311,20 @@ def _recipe(given: str, options: dict[str, Any], seed: int | None) -> tuple[str,
     from safa import recipe as recipes
 
     name, path = library.find(given)
-    overrides = [*options["set"]]
-    for key, value in (
-        ("name", options["data"]),
-        ("root", options["root"]),
-        ("imbalance_factor", options["imbalance_factor"]),
-    ):
-        if value is not None:
-            overrides.append(f"data.{key}={json.dumps(value)}")
-    if seed is not None:
-        overrides.append(f"seed={seed}")
-    return name, recipes.load(path, overrides)
+    return name, recipes.load(path, _overrides(options, seed))
+
+
+def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
+    """What ``--set`` says, and the options that are short for a key."""
+    short = {"data.name": options["data"], "data.root": options["root"], "seed": seed}
+    short["data.imbalance_factor"] = options["imbalance_factor"]
+    for override in options["set"]:
+        key, separator, _ = override.partition("=")
+        if not separator:
+            raise UserError(f"--set takes all that follows as KEY=VALUE, got {override!r}; name recipes before it")
+        if short.get(key) is not None:
+            raise UserError(f"{key} is set twice, by --set {override} and by its own option; leave one of them out")
+    return [*options["set"], *(f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None)]
 
 
 def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
@@ -332,10 +342,17 @@ def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
     if changed:
         plain = recipes.to_plain(dataclasses.replace(recipe, seed=0))
         parts.append(hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6])
-    return Path(options["out"]) / "-".join(part for part in parts if part)
+    return _out(options) / "-".join(part for part in parts if part)
 
 
-def _seeds(text: str) -> list[int]:
+def _out(options: dict[str, Any]) -> Path:
+    return Path(options["out"] or "runs")
+
+
+def _seeds(text: str | None) -> list[int] | list[None]:
+    """The seeds that were asked for; none stands for each recipe's own."""
+    if text is None:
+        return [None]
     first, dots, last = text.partition("..")
     try:
         seeds = [*range(int(first), int(last) + 1)] if dots else [int(part) for part in text.split(",")]
@@ -348,7 +365,7 @@ def _seeds(text: str) -> list[int]:
 
 def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
     """A resumed run goes on as it began; only where the images lie may have changed."""
-    given = {"--seed": seed, "--set": options["set"] or None, "--data": options["data"]}
+    given = {"--seed": seed, "--set": options["set"] or None, "--data": options["data"], "--out": options["out"]}
     given["--imbalance_factor"] = options["imbalance_factor"]
     for option, value in given.items():
         if value is not None:
@@ -367,7 +384,7 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
         model = job.folder / "model.safetensors"
         if not model.exists():
             export.export(network.load_run(job.folder), "safetensors", model)
-    out.print(tables.to_rich(tables.summarise(lines)), markup=False)
+    out.print(tables.to_rich(tables.summarise(lines), out.width))
     write_page([job.folder for job in jobs], page, baseline)
     _say(f"page:  {page}\nmodel: {jobs[-1].folder / 'model.safetensors'}")
 
@@ -397,7 +414,7 @@ def _show(figures: dict[str, Any]) -> None:
             str(figures["class_counts"][c]),
             "–" if error is None else f"{error:.1f}",
         )
-    out.print(total, classes, markup=False)
+    out.print(total, classes)
 
 
 def _lines(paths: Any) -> Any:
@@ -433,11 +450,11 @@ def _paper_table(name: str, sources: list[str], imbalance_factor: float | None =
     from safa.report import paper_table
 
     lines = _lines(sources or [_results_folder()])
-    return paper_table.beside_paper(name, lines, [*_settings(library.folder()).values()], imbalance_factor)
+    return paper_table.beside_paper(name, lines, [*_settings(library.folder(), every=True).values()], imbalance_factor)
 
 
-def _settings(folder: Path) -> dict[Path, Setting]:
-    """What the recipes of tables in a folder of recipes run."""
+def _settings(folder: Path, every: bool = False) -> dict[Path, Setting]:
+    """What the recipes of tables, or every recipe, in a folder of recipes run."""
     from safa import library
     from safa import recipe as recipes
     from safa.report.paper_table import Setting
@@ -445,7 +462,7 @@ def _settings(folder: Path) -> dict[Path, Setting]:
 
     found = {}
     for name, path in library.files(folder).items():
-        if name.partition("/")[0] in GROUPS:
+        if every or name.partition("/")[0] in GROUPS:
             recipe = recipes.load(path)
             data, model = recipe.data, recipe.model.backbone.name
             found[path] = Setting(name, data.name, data.imbalance_factor, model, recipe.method, recipe.epochs)
@@ -507,9 +524,9 @@ def _markdown_of_lines(lines: list[dict[str, Any]]) -> str:
 def _say(text: str) -> None:
     """On one line whatever the width, since it may be copied or read by a program; once under torchrun."""
     if os.environ.get("RANK", "0") == "0":
-        out.print(text, markup=False, soft_wrap=True)
+        out.print(text, soft_wrap=True)
 
 
 def _warn(sentence: str) -> None:
     """To standard error, since standard output may be a CSV."""
-    Console(stderr=True, highlight=False).print(sentence, markup=False, soft_wrap=True)
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(sentence, soft_wrap=True)

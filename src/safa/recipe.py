@@ -35,7 +35,7 @@ class Augmenter:
     """A feature augmenter and the layer it sits before.
 
     Attributes:
-        name: as in ``safa list augmenters``, or ``package.module:Class``.
+        name: as in ``safa list augmenter``, or ``package.module:Class``.
         before: layer whose input is augmented; the backbone's own default when empty.
         lr_scale: factor on the learning rate of the augmenter's parameters.
         options: everything else in the mapping, given to the augmenter's constructor.
@@ -147,7 +147,8 @@ class Stage:
         schedule: a learning rate counted from this stage's first epoch; the run's schedule when empty.
         averaging: decay, per step, of a moving average of the weights. The average is what the stage's epochs are
             tested with, and what the network is when the stage ends; none when empty.
-        evaluate_every: test the network after every so many epochs, and always after the last.
+        evaluate_every: test the network after every so many epochs, and always after the last. It is part of no
+            address: epochs taken over from another run were tested where that run says.
     """
 
     epochs: int
@@ -203,10 +204,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a YAML file, with ``key=value`` overrides such as ``data.imbalance_factor=50``.
 
     Raises:
-        UserError: for a missing file, broken YAML, an unknown key (with the closest existing one) or a wrong type.
+        UserError: for a missing file, broken YAML, an unknown key (with the closest existing one), a wrong type, or
+            an override that would change nothing.
     """
     try:
-        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        plain = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -215,10 +217,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(plain, dict):
         raise UserError(f"{path} holds no recipe; it must be a mapping with at least 'method' and 'stages'")
-    plain = to_plain(plain)  # a copy without YAML's aliases, so that an override changes one place alone
     for override in overrides:
         _override(plain, override)
-    return from_plain(plain, str(path))
+    recipe = from_plain(plain, str(path))
+    if any(override.startswith("data.imbalance_factor=") for override in overrides):
+        check_factor_counts(recipe.data)
+    return recipe
 
 
 def from_plain(plain: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -268,8 +272,38 @@ def learning_rate(schedule: Schedule, epoch: int, epochs: int) -> float:
     return schedule.lr * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
 
 
+def check_factor_counts(data: Data) -> None:
+    """Refuse an imbalance factor that was asked for but cuts nothing.
+
+    A recipe may name one beside ``as_found``, as that of a run does, which names everything.
+
+    Raises:
+        UserError: if the classes keep the images they have.
+    """
+    if data.profile == "as_found":
+        raise UserError(
+            f"imbalance_factor {data.imbalance_factor:g} cuts nothing where data.profile is as_found; leave it out, "
+            "or cut a tail with data.profile=exponential"
+        )
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``2e-4`` as a string, since it wants a dot; recipes follow YAML 1.2 here."""
+    """YAML 1.1 reads ``2e-4`` as a string, since it wants a dot; recipes follow YAML 1.2 here.
+
+    As YAML wants it, and PyYAML does not, a key comes once: of two blocks of stages, which one is meant?
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Not in construct_mapping: by then, "<<" may have put another mapping's keys among the node's own.
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                where = f"lines {lines[key.value]} and {line}" if line > lines[key.value] else f"line {line}"
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice in one mapping, in {where}")
+            lines[key.value] = line
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -284,35 +318,47 @@ for _kind in (_Loader, _Dumper):
     )
 
 
+def _parsed(text: str) -> Any:
+    """A copy without YAML's aliases, so that an override changes one place alone."""
+    try:
+        return to_plain(yaml.load(text, Loader=_Loader))
+    except RecursionError as error:
+        raise yaml.YAMLError("something in it holds itself, or is nested too deeply") from error
+    except ValueError as error:  # what looks like a date and is none
+        raise yaml.YAMLError(str(error)) from error
+
+
 def _override(plain: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise UserError(f"an override is KEY=VALUE, such as data.imbalance_factor=50, got {override!r}")
     *parents, last = key.split(".")
     place: Any = plain
+    name = "items"  # of the list that ``place`` is
     for parent in parents:
         if isinstance(place, list):
-            place = _item(place, parent, key)
+            place = _item(place, parent, key, name)
         else:
             if isinstance(place.get(parent), str):  # "loss: ldam" becomes "loss: {name: ldam}" to take an option
                 place[parent] = {"name": place[parent]}
             place = place.setdefault(parent, {})
         if not isinstance(place, (dict, list)):
             raise UserError(f"cannot set {key!r}: {parent!r} is a single value")
+        name = parent
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = _parsed(text)
     except yaml.YAMLError as error:
         raise UserError(f"cannot set {key!r}: {text!r} is not valid YAML") from error
     if isinstance(place, list):
-        _item(place, last, key)
+        _item(place, last, key, name)
         place[int(last)] = value
     else:
         place[last] = value
 
 
-def _item(items: list[Any], index: str, key: str) -> Any:
+def _item(items: list[Any], index: str, key: str, name: str) -> Any:
     if not re.fullmatch(r"-?\d+", index) or not -len(items) <= int(index) < len(items):
-        raise UserError(f"cannot set {key!r}: {index!r} is not the number of one of {len(items)} stages, 0-based")
+        raise UserError(f"cannot set {key!r}: {index!r} is not the number of one of {len(items)} {name}, 0-based")
     return items[int(index)]
 
 
@@ -394,6 +440,8 @@ def _check(recipe: Recipe, where: str) -> None:
                 f"{where}.stages[{index}].averaging is the share of the average that a step keeps, "
                 f"in (0, 1) such as 0.999, got {stage.averaging:g}"
             )
+        if stage.augmenter is not None:
+            _check_from_0(stage.augmenter, ("lr_scale",), f"{where}.stages[{index}].augmenter")
         if stage.optimizer is not None:
             _check_optimizer(stage.optimizer, f"{where}.stages[{index}].optimizer")
         if stage.schedule is not None:
@@ -409,20 +457,21 @@ def _check(recipe: Recipe, where: str) -> None:
     _check_data(recipe.data, where)
 
 
-def _check_optimizer(optimizer: Optimizer, where: str) -> None:
-    for name in ("momentum", "weight_decay"):
-        value = getattr(optimizer, name)
+def _check_from_0(settings: Augmenter | Optimizer | Schedule, names: Sequence[str], where: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
         if not 0 <= value < math.inf:
             raise UserError(f"{where}.{name} must be at least 0, got {value:g}")
+
+
+def _check_optimizer(optimizer: Optimizer, where: str) -> None:
+    _check_from_0(optimizer, ("momentum", "weight_decay"), where)
     if optimizer.nesterov and not optimizer.momentum:
         raise UserError(f"{where}.nesterov needs a momentum above 0")
 
 
 def _check_schedule(schedule: Schedule, where: str) -> None:
-    for name in ("lr", "factor", "warmup_epochs", "final"):
-        value = getattr(schedule, name)
-        if not 0 <= value < math.inf:
-            raise UserError(f"{where}.{name} must be at least 0, got {value:g}")
+    _check_from_0(schedule, ("lr", "factor", "warmup_epochs", "final"), where)
 
 
 def _check_data(data: Data, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 
@@ -29,6 +30,17 @@ def test_every_method_has_a_panel_and_every_class_and_kind_a_key(runs, tmp_path)
     assert shown[3] == "apple, 500 images"  # the largest class comes first
     assert len(shown) == 3 + 5 + 3
     assert shown[-3:] == ["real training image", "generated", "test image"]
+
+
+def test_a_class_is_a_name_whatever_it_is_called(tmp_path):
+    names = ["_$1$^{", "\x1b<b>\udcff", "#5afa01 🐱", *(f"class {number}" for number in range(9)), "W" * 300]
+    run = write_run(tmp_path / "run", "LDAM", names=[str(number) for number in range(13)], test_images=2, epochs=2)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"class_names": names}))
+    shown = texts(write_features([run], tmp_path / "f.svg").read_text(encoding="utf-8"))
+    assert shown[1].startswith("_$1$^{, ")
+    assert shown[2].startswith("\N{REPLACEMENT CHARACTER}<b>\N{REPLACEMENT CHARACTER}, ")
+    assert any(text.startswith(f"{'W' * 15}…, ") for text in shown)
 
 
 def test_the_file_is_an_svg_that_stands_alone_and_is_the_same_every_time(runs, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from safa.errors import UserError
@@ -39,7 +41,7 @@ def test_a_clear_gain_is_claimed_in_points():
 
 def test_a_gain_inside_the_spread_is_called_so():
     said = claim(*seeds("CE", 60, 61, 62), *seeds("CE-SAFA", 55, 66, 61))
-    assert said.startswith("Within the seeds’ spread: CE-SAFA gets 0.3 points more")
+    assert said.startswith("Within the seeds’ spread, CE-SAFA gets 0.3 points more")
 
 
 def test_a_single_seed_is_called_a_single_seed():
@@ -53,9 +55,22 @@ def test_a_loss_is_not_dressed_up():
     assert said.startswith("CE-SAFA does not help the rare classes: it gets 2.0 points fewer")
 
 
+def test_a_loss_is_hedged_as_a_gain_is():
+    assert claim(*seeds("CE", 60), *seeds("CE-SAFA", 62)).startswith(
+        "On one seed, CE-SAFA does not help the rare classes"
+    )
+    said = claim(*seeds("CE", 60, 61, 62), *seeds("CE-SAFA", 58, 61, 65))
+    assert said.startswith("Within the seeds’ spread, CE-SAFA does not help")
+
+
+def test_a_tie_is_called_neither_a_gain_nor_a_loss():
+    said = claim(*seeds("CE", 60), *seeds("CE-SAFA", 60.04))
+    assert said == "On one seed, CE-SAFA gets as many of the rare classes’ images right as CE"
+
+
 def test_among_several_methods_without_a_gain_the_closest_is_named():
     said = claim(*seeds("CE", 60), *seeds("CE-SAFA", 62), *seeds("LDAM", 61))
-    assert said.startswith("No method helps the rare classes: the closest, LDAM, gets 1.0 points fewer")
+    assert said.startswith("On one seed, no method helps the rare classes: the closest, LDAM, gets 1.0 points fewer")
 
 
 def test_the_price_for_the_frequent_classes_is_named():
@@ -79,6 +94,28 @@ def test_without_few_shot_classes_the_rarest_group_is_meant():
     assert "the 2 medium-shot classes (5–50 training images each)" in said.detail
 
 
+def test_a_group_without_test_images_is_not_the_one_that_is_judged():
+    changes = {"error_per_class": [3.0, 20.0, None], "error_few": None}
+    runs = [run("CE", **{**changes, "error_medium": 20.0}), run("CE-SAFA", **{**changes, "error_medium": 15.0})]
+    said = headline(compare(runs))
+    assert said.claim.startswith("On one seed, CE-SAFA gets 5.0 points more")
+    assert "the one medium-shot class (50 training images each)" in said.detail
+
+
+def test_of_many_methods_no_two_look_alike():
+    compared = compare([run(f"M{number}") for number in range(30)])
+    assert len({(compared.ink(method), compared.shape(method)) for method in compared.methods}) == 30
+
+
+def test_head_classes_are_those_of_the_training():
+    counts = list(range(100, 0, -1))
+    groups = {"many": list(range(100)), "medium": [], "few": []}
+    line = run("CE", class_counts=counts, class_names=[str(c) for c in counts], groups=groups)
+    is_head, ratio = compare([replace(line, recipe="data: \n  head_ratio: 0.29")]).head_classes()
+    assert ratio == 0.29
+    assert is_head.sum() == 29  # and not int(100 * 0.29), 28
+
+
 @pytest.mark.parametrize(
     ("methods", "baseline"),
     [
@@ -93,7 +130,9 @@ def test_the_likely_baseline_is_what_another_method_extends(methods, baseline):
 
 
 def test_a_named_baseline_is_used():
-    assert claim(run("CE", few=60), run("CE-SAFA", few=55), baseline="CE-SAFA").startswith("CE does not help")
+    assert claim(run("CE", few=60), run("CE-SAFA", few=55), baseline="CE-SAFA").startswith(
+        "On one seed, CE does not help"
+    )
 
 
 def test_runs_that_do_not_belong_together_are_refused():

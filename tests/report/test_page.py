@@ -132,14 +132,17 @@ def test_a_run_without_diagnostics_has_its_curves_and_without_those_no_figures(t
 
 
 def test_a_class_called_script_is_a_name(tmp_path):
-    names = ["<script>alert(1)</script>", '$a_b$ & "c"', "鳥", "x" * 60]
+    names = ["<script>alert(1)</script>", '$a_b$ & "c"', "鳥🐱", "x" * 60, "#5afa01", "font-family: a;", "_", "\x1b[1m"]
     options = {"names": names, "largest": 150, "imbalance_factor": 30, "epochs": 4}
     methods = ("LDAM-DRW", "LDAM-DRW-SAFA")
     text = written(tmp_path, write_comparison(tmp_path / "runs", methods, 1, **options))
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "$a_b$ &amp;" in text
-    assert "鳥" in text
+    assert "鳥🐱" in text
+    assert "\x1b" not in text
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", section(text, "tail"))
+    assert {"#5afa01", "font-family: a;", "_", "\N{REPLACEMENT CHARACTER}[1m"} <= set(ticks)
 
 
 def test_one_run_gives_a_page_that_says_what_a_second_would_add(tmp_path):

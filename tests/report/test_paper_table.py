@@ -8,6 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
+from safa import library
+from safa.commands import _settings
 from safa.errors import UserError
 from safa.report import paper, paper_table
 from safa.report.paper_table import Setting, beside_paper
@@ -84,6 +86,15 @@ def test_a_line_of_another_table_is_not_in_this_one():
     assert entry(block("table6", others), "LDAM-DRW-SAFA w/o L_r").ours is not None
     methods = {e.method for e in block("table6", [line("CE"), line("CE-DRW")]).entries}
     assert methods == {method for _, method in paper.rows("table6")}
+
+
+def test_a_control_that_was_shipped_is_no_row_of_the_paper():
+    shipped = _settings(library.folder(), every=True).values()
+    controls = [line("LDAM-DRW [adjusted 1]"), line("LDAM-DRW-Repeat [hot]")]
+    for name in ("table1", "table6"):
+        shown = [entry.method for entry in block(name, controls, shipped, imbalance_factor=100.0, index=1).entries]
+        assert "LDAM-DRW" in shown
+        assert not {control["method"] for control in controls} & set(shown)
 
 
 def test_a_method_that_two_tables_have_is_in_both():

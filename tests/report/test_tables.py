@@ -7,6 +7,7 @@ import re
 import statistics
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from safa.errors import UserError
@@ -131,11 +132,13 @@ def test_paired_markdown_is_the_golden_text():
 
 
 def test_names_are_not_read_as_markup():
-    (row,) = tables.summarise(results("CE", [0], method="a|b [red]<b>"))
+    (row,) = tables.summarise(results("CE", [0], method="a|b [red]<b>", dataset="$x$ &lt;"))
     assert "a\\|b [red]\\<b>" in tables.to_markdown([row])
+    assert "\\$x\\$ \\&lt;" in tables.to_markdown([row])  # GitHub sets $x$ as mathematics
     console = Console(file=io.StringIO(), width=200)
     console.print(tables.to_rich([row]))
     assert "a|b [red]<b>" in console.file.getvalue()
+    assert "$x$ &lt;" in console.file.getvalue()
 
 
 def terminal(rows: list[tables.Row], width: int) -> str:
@@ -162,6 +165,40 @@ def test_no_figure_is_cut_in_a_terminal_of_80_columns():
         assert "…" not in text
         for figure in ("61.40", "±0.87", "73.40", "±1.83", "21.00", "LDAM-DRW-SAFA"):
             assert re.search(rf"(?<!\S){figure}(?!\S)", text)
+
+
+def test_no_figure_is_cut_beside_names_of_any_length_and_ten_seeds():
+    ten = [result | {"seed": seed} for seed in range(10) for result in results("CE", [seed % 5], **PLACE)]
+    changes = ["stages.1.augmenter.start=random", "stages=[{epochs: 1}]"]
+    long = [line | {"method": "LDAM-DRW-SAFA [adjusted 0.25]", "changes": changes} for line in ten]
+    wide = [line | {"method": "方法" * 20} for line in ten]
+    paper = [line | {"method": "LDAM-DRW-SAFA", "dataset": "cifar10", "changes": changes} for line in ten]
+    rows = tables.against_paper(tables.summarise([*ten, *long, *wide, *paper]))
+    text = terminal(rows, width=80)
+    assert "…" not in text
+    assert max(map(cell_len, text.splitlines())) <= 80
+    for row in rows:
+        for figure in (row.last, row.many, row.few, row.ece, row.best):
+            assert re.search(rf"(?<!\S){figure.mean:.2f}(?!\S)", text)
+            assert re.search(rf"(?<!\S)±{figure.sd:.2f}(?!\S)", text)
+
+
+def test_what_was_changed_in_all_rows_is_a_note_in_the_terminal():
+    both, own = {"changes": ["batch_size=8", "a=[b]"]}, {"changes": ["batch_size=8", "seed=1"]}
+    rows = tables.summarise([*results("CE", [0], **both), *results("CE-SAFA", [0], **own)])
+    text = terminal(rows, width=200)
+    assert re.search(r"\nCE \(a=\[b\]\) +1 +61\.00", text)
+    assert re.search(r"\nCE-SAFA \(seed=1\) +1 +58\.00", text)
+    assert text.count("batch_size=8") == 1
+    assert "Changed in all rows: batch_size=8." in text
+    assert "CE (batch\\_size=8, a=[b])" in tables.to_markdown(rows)
+
+
+def test_each_data_set_has_its_table_in_the_terminal_and_the_notes_come_once():
+    rows = tables.summarise([*results("CE"), *results("CE", dataset="photos [v2]")])
+    text = terminal(rows, width=80)
+    assert text.index("digits, factor 20, resnet8") < text.index("photos [v2], factor 20, resnet8")
+    assert text.count("Best on test*: the epoch") == 1
 
 
 def test_against_the_paper_shows_figure_and_difference():

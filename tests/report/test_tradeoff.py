@@ -64,6 +64,13 @@ def test_the_file_is_an_svg_that_stands_alone_and_is_the_same_every_time(tmp_pat
     assert b"http" not in first.replace(b"http://www.w3.org/", b"")
 
 
+def test_every_curve_is_named_in_the_legend_whatever_it_is_called(tmp_path):
+    names = ["_plain", "$a$ & <b>", "#5afa01", "CE " * 40]
+    svg = write_tradeoff([result(name) for name in names], tmp_path / "t.svg").read_bytes()
+    text = [element.text for element in ET.fromstring(svg).iter() if element.text]
+    assert {"_plain", "$a$ & <b>", "#5afa01", f"{('CE ' * 40)[:39]}…"} <= set(text)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -72,9 +72,9 @@ def _accuracy_named(comparison: Comparison, width: int) -> Figure:
         axes.plot(
             values,
             rows,
-            MARKERS[index],
+            MARKERS[comparison.shape(method)],
             color=colour(f"method-{index}"),
-            markersize=7,
+            markersize=7 if index else 11,  # the baseline behind the others shows where they are equal
             markeredgecolor=colour("paper"),
             markeredgewidth=0.8,
             clip_on=False,
@@ -93,7 +93,9 @@ def _accuracy_ranked(comparison: Comparison, width: int) -> Figure:
         starts, values = _steps(comparison.accuracy(method), comparison.order)
         middles = (starts[:-1] + starts[1:]) / 2
         ink = colour(f"method-{index}")
-        axes.plot(middles, values, MARKERS[index], color=ink, alpha=0.38, markersize=4, markeredgewidth=0)
+        axes.plot(
+            middles, values, MARKERS[comparison.shape(method)], color=ink, alpha=0.38, markersize=4, markeredgewidth=0
+        )
         axes.plot(middles, _running_mean(values), color=ink, linewidth=2.2)
     _shade(axes, comparison, 110)
     axes.set(xlim=(0, len(comparison.counts)), ylim=(0, 110), ylabel="accuracy (%)")

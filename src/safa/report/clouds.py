@@ -14,7 +14,7 @@ from safa.report import charts, embedding
 from safa.report.comparison import Comparison, compare
 from safa.report.embedding import Embedding
 from safa.report.runs import read_run
-from safa.report.svg import WIDE, blank, colour, standalone, themed
+from safa.report.svg import WIDE, blank, colour, shortened, standalone, themed
 
 COLUMNS = 3
 
@@ -55,7 +55,7 @@ def _drawn(comparison: Comparison, panels: Mapping[str, Embedding], inks: Mappin
         axes.set_visible(False)
     for axes, (method, panel) in zip(grid, panels.items(), strict=False):
         charts.scatter(axes, panel, inks)
-        axes.set_title(method)
+        axes.set_title(shortened(method, 34))
     figure.legend(handles=_keys(comparison, inks), loc="outside lower center", ncols=4, frameon=False, fontsize=10)
     return figure
 
@@ -63,8 +63,9 @@ def _drawn(comparison: Comparison, panels: Mapping[str, Embedding], inks: Mappin
 def _keys(comparison: Comparison, inks: Mapping[int, str]) -> list[Line2D]:
     """Of the classes, with their numbers of training images, and of the kinds of rows."""
     classes = [
-        (f"{comparison.class_names[class_id]}, {comparison.counts[class_id]:,} images", "o", colour(ink), colour(ink))
+        (f"{name}, {comparison.counts[class_id]:,} images", "o", colour(ink), colour(ink))
         for class_id, ink in inks.items()
+        for name in [shortened(comparison.class_names[class_id], 16)]
     ]
     kinds = [
         (name, charts.KIND_MARKERS[kind], colour("ink"), "none" if kind == 2 else colour("ink"))

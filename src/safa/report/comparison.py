@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from safa.classes import head_classes
 from safa.errors import UserError
 from safa.report import rows
 from safa.report.lines import Line
@@ -59,13 +60,20 @@ class Comparison:
 
     @property
     def rare_group(self) -> str:
-        """The rarest group that has classes: few, if there are few-shot classes."""
-        return list(self.groups)[-1]
+        """The rarest group with a test image: few, if a few-shot class has one; the rarest at all where none has."""
+        errors = self.first["error_per_class"]
+        tested = [name for name, ids in self.groups.items() if any(errors[c] is not None for c in ids)]
+        return (tested or list(self.groups))[-1]
 
     def ink(self, method: str) -> int:
         """The method's number in the palette: 0 for the baseline, then 1 to 7, 1, …"""
         others = [name for name in self.methods if name != self.baseline]
         return 0 if method == self.baseline else 1 + others.index(method) % 7
+
+    def shape(self, method: str) -> int:
+        """The number of its marker, which moves on where the palette starts over: no two of 50 methods look alike."""
+        others = [name for name in self.methods if name != self.baseline]
+        return 0 if method == self.baseline else 1 + (others.index(method) + others.index(method) // 7) % 7
 
     def runs_of(self, method: str) -> list[Run]:
         """The runs of one method, by seed."""
@@ -84,11 +92,9 @@ class Comparison:
     def head_classes(self) -> tuple[BoolArray, float]:
         """Which classes SAFA takes directions from, by class id, and the ratio that says so."""
         recipes = "\n".join(run.recipe for run in self.runs)
-        stated = re.findall(r"^\s*head_ratio:\s*(0?\.\d+|1)\b", recipes, re.MULTILINE)
+        stated = re.findall(r"^\s*head_ratio:\s*(0?\.\d+)\b", recipes, re.MULTILINE)
         ratio = float(stated[-1]) if stated else 0.2  # the paper's
-        is_head = np.zeros(len(self.counts), dtype=np.bool_)
-        is_head[self.order[: max(1, int(len(self.counts) * ratio))]] = True
-        return is_head, ratio
+        return np.array(head_classes(self.counts.tolist(), ratio)), ratio
 
     def group_of(self) -> list[str]:
         """The group of each class, by class id; empty where a class belongs to none."""
@@ -121,10 +127,15 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
         labels=tuple(labels),
         methods=methods,
         baseline=(baseline or likely_baseline(methods)) if len(methods) > 1 else None,
-        class_names=tuple(" ".join(str(name).split()) for name in result["class_names"]),
+        class_names=tuple(_on_one_line(str(name)) for name in result["class_names"]),
         counts=np.array(result["class_counts"], dtype=np.int64),
         groups={name: ids for name, ids in groups.items() if len(ids)},
     )
+
+
+def _on_one_line(name: str) -> str:
+    """The name with a mark in place of each character that no page and no SVG may hold."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", " ".join(name.split()))
 
 
 def likely_baseline(methods: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from safa.report.comparison import Comparison
 from safa.report.rows import Paired, Row, paired, summarise
 from safa.report.spread import Difference, Spread
 
+TIE = 0.05  # points; less is 0.0 in print
 CLEAR_NOTE = "A difference is called clear when its mean exceeds twice its standard error over seeds."
 
 
@@ -43,15 +44,15 @@ def _gap(pair: Paired, group: str) -> Difference | None:
 def _claim(pair: Paired, gap: Difference, whom: str, rivals: int) -> str:
     amount = f"{abs(gap.mean):.1f} points {'more' if gap.mean < 0 else 'fewer'}"
     ending = f"of {whom}’ images right than {pair.baseline}"
-    if gap.mean < 0 and gap.sd is None:
-        return f"On one seed, {pair.method} gets {amount} {ending}"
-    if gap.mean < 0 and gap.is_clear:
-        return f"{pair.method} gets {amount} {ending}"
+    seen = "On one seed, " if gap.sd is None else "" if gap.is_clear else "Within the seeds’ spread, "
+    if abs(gap.mean) < TIE:
+        return f"{seen}{pair.method} gets as many of {whom}’ images right as {pair.baseline}"
     if gap.mean < 0:
-        return f"Within the seeds’ spread: {pair.method} gets {amount} {ending}"
+        return f"{seen}{pair.method} gets {amount} {ending}"
     if rivals == 1:
-        return f"{pair.method} does not help {whom}: it gets {amount} {ending}"
-    return f"No method helps {whom}: the closest, {pair.method}, gets {amount} {ending}"
+        return f"{seen}{pair.method} does not help {whom}: it gets {amount} {ending}"
+    nobody = f"{seen}no method" if seen else "No method"
+    return f"{nobody} helps {whom}: the closest, {pair.method}, gets {amount} {ending}"
 
 
 def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str:

@@ -21,8 +21,8 @@ class Row:
 
     Attributes:
         method: as the lines say, the paper's name.
-        variant: what tells this row from another of the same method: recipe, number of epochs, and what was set
-            otherwise than in the recipe; often empty.
+        distinctions: what tells this row from another of the same method: recipe, number of epochs, and each
+            ``key=value`` that was set otherwise than in the recipe; often empty.
         epochs: how long each run was.
         seeds: the seeds behind the row, in order.
         last: error at the last epoch, the figure that counts.
@@ -38,7 +38,7 @@ class Row:
     imbalance_factor: float
     model: str
     method: str
-    variant: str
+    distinctions: tuple[str, ...]
     epochs: int
     seeds: tuple[int, ...]
     last: Spread
@@ -57,9 +57,14 @@ class Row:
         return len(self.seeds)
 
     @property
+    def variant(self) -> str:
+        """The distinctions as one text."""
+        return ", ".join(self.distinctions)
+
+    @property
     def label(self) -> str:
         """The method, with its variant where there is one."""
-        return _label(self.method, self.variant)
+        return _label(self.method, self.distinctions)
 
     @property
     def gap_to_paper(self) -> float | None:
@@ -93,7 +98,7 @@ def summarise(lines: Iterable[Line]) -> list[Row]:
 
     Rows stand in the order in which data set, factor and model, then method, first appear. Lines of one
     method whose recipe or number of epochs differ are not averaged: they become rows of their own, told apart
-    by ``variant``. Of two lines with the same seed the later counts, as result files are append-only.
+    by ``distinctions``. Of two lines with the same seed the later counts, as result files are append-only.
     """
     blocks = grouped(list(lines))
     return [_row(block, group) for block, methods in blocks.items() for group in methods.values()]
@@ -101,29 +106,28 @@ def summarise(lines: Iterable[Line]) -> list[Row]:
 
 def labels(lines: Sequence[Line]) -> list[str]:
     """Name the row of each line: its method, with recipe or epochs where the method alone is ambiguous."""
-    variants = _variants(lines)
-    return [_label(line["method"], variant) for line, variant in zip(lines, variants, strict=True)]
+    return [_label(line["method"], found) for line, found in zip(lines, _distinctions(lines), strict=True)]
 
 
-def _label(method: str, variant: str) -> str:
-    return f"{method} ({variant})" if variant else method
+def _label(method: str, distinctions: Sequence[str]) -> str:
+    return f"{method} ({', '.join(distinctions)})" if distinctions else method
 
 
-def _variants(lines: Sequence[Line]) -> list[str]:
+def _distinctions(lines: Sequence[Line]) -> list[tuple[str, ...]]:
     recipes: dict[object, set[str]] = {}
     epochs: dict[object, set[object]] = {}
     for line in lines:
         method = (*block_of(line), line["method"])
         recipes.setdefault(method, set()).add(_recipe(line))
         epochs.setdefault((method, _recipe(line)), set()).add(line["epochs"])
-    variants = []
+    found = []
     for line in lines:
         method = (*block_of(line), line["method"])
         parts = [_recipe(line)] if len(recipes[method]) > 1 else []
         parts += [f"{line['epochs']} epochs"] if len(epochs[method, _recipe(line)]) > 1 else []
         parts += line.get("changes", [])
-        variants.append(", ".join(parts))
-    return variants
+        found.append(tuple(parts))
+    return found
 
 
 def _recipe(line: Line) -> str:
@@ -138,9 +142,9 @@ def block_of(line: Mapping[str, Any]) -> Block:
 def grouped(lines: Sequence[Line]) -> dict[Block, dict[str, list[Line]]]:
     """block -> label -> lines, each level in order of first appearance."""
     blocks: dict[Block, dict[str, list[Line]]] = {}
-    for line, variant in zip(lines, _variants(lines), strict=True):
+    for line, found in zip(lines, _distinctions(lines), strict=True):
         methods = blocks.setdefault(block_of(line), {})
-        methods.setdefault(_label(line["method"], variant), []).append({**line, "variant": variant})
+        methods.setdefault(_label(line["method"], found), []).append({**line, "distinctions": found})
     return blocks
 
 
@@ -160,7 +164,7 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
     return Row(
         *block,
         method=group[0]["method"],
-        variant=group[0]["variant"],
+        distinctions=group[0]["distinctions"],
         epochs=int(group[0]["epochs"]),
         seeds=seeds,
         last=last,

@@ -46,6 +46,7 @@ _STYLE = {
     "axes.axisbelow": True,
     "lines.linewidth": 1.6,
 }
+_TAG = re.compile(r"<[^>]*>")  # and not the text between: a class may be called "#5afa01"
 _P = ParamSpec("_P")
 
 
@@ -80,23 +81,26 @@ def _inline(figure: Any) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = _own_ids(text)
-    text = re.sub(r"#5afa([0-9a-f]{2})", lambda match: f"var(--{_COLOURS[int(match[1], 16)]})", text)
-    text = re.sub(r"font-family: [^;\"]*;?", "", text)
-    text = re.sub(r'\s(d|x|y)="([^"]*)"', lambda match: f' {match[1]}="{_rounded(match[2])}"', text)
-    text = re.sub(r"transform=\"rotate\(-0 [^)]*\)\"", "", text)
+    prefix = "s" + sha256(text.encode()).hexdigest()[:8]
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', "".join(_TAG.findall(text))))
+    text = _TAG.sub(lambda tag: _for_a_page(tag[0], prefix, used), text)
     text = re.sub(r">\s+<", "><", text)
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None
     return re.sub(r"<svg[^>]*>", f'<svg class="chart" {view[0]} aria-hidden="true">', text, count=1)
 
 
-def _own_ids(text: str) -> str:
-    """Keep only ids that something refers to, and make them unique on a page with many charts."""
-    prefix = "s" + sha256(text.encode()).hexdigest()[:8]
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}{match[1]}"' if match[1] in used else "", text)
-    return re.sub(r'(href="|url\()#([^")]+)', rf"\g<1>#{prefix}\g<2>", text)
+def _for_a_page(tag: str, prefix: str, used: set[str]) -> str:
+    """One tag of a figure with the page's colours, font and number of digits.
+
+    Of the ids only those are kept that something refers to, and made unique on a page with many charts.
+    """
+    tag = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}{match[1]}"' if match[1] in used else "", tag)
+    tag = re.sub(r'(href="|url\()#([^")]+)', rf"\g<1>#{prefix}\g<2>", tag)
+    tag = re.sub(r"#5afa([0-9a-f]{2})", lambda match: f"var(--{_COLOURS[int(match[1], 16)]})", tag)
+    tag = re.sub(r"font-family: [^;\"]*;?", "", tag)
+    tag = re.sub(r'\s(d|x|y)="([^"]*)"', lambda match: f' {match[1]}="{_rounded(match[2])}"', tag)
+    return re.sub(r"transform=\"rotate\(-0 [^)]*\)\"", "", tag)
 
 
 def _rounded(numbers: str) -> str:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
-from rich.console import JustifyMethod
+from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -38,9 +40,13 @@ PAIRED_NOTE = (
     "Wins: seeds with a lower overall error than the baseline."
 )
 
+NARROWEST = 80
+"""Columns of a terminal that every table fits."""
+
 _PLACE = ("data set", "factor", "network")
 _NAMES = (*_PLACE, "method")
 _LEFT_ALIGNED = ("data set", "network", "method", "baseline")
+_FIGURE_WIDTH = len("±12.34")
 _FIGURES = {
     "error": "last",
     "many": "many",
@@ -65,35 +71,54 @@ def paired_to_markdown(pairs: Sequence[Paired]) -> str:
     return f"{table}\n\n{github.notes([PAIRED_NOTE])}"
 
 
-def to_rich(rows: Sequence[Row]) -> Table:
-    """Draw the rows as a table for the terminal; what all rows share stands in the title.
+def to_rich(rows: Sequence[Row], width: int = NARROWEST) -> Group:
+    """Draw the rows for the terminal: a table for each data set, factor and network, the notes below the last.
 
-    Fits 80 columns; several data sets beside the paper's figures need 95.
+    No figure is cut. Where room is short, figures break before ±, columns stand closer, and names of methods wrap.
+    What was changed in all rows stands in a note, and not in every name.
+
+    Args:
+        width: columns of the terminal; fewer than 80 count as 80.
     """
-    places = [f"{row.dataset}, factor {row.imbalance_factor:g}, {row.model}" for row in rows]
-    shared = len(set(places)) == 1
+    shared = [part for part in rows[0].distinctions if all(part in row.distinctions for row in rows)]
+    places: dict[str, list[Row]] = {}
+    for row in rows:
+        named = replace(row, distinctions=tuple(part for part in row.distinctions if part not in shared))
+        places.setdefault(f"{row.dataset}, factor {row.imbalance_factor:g}, {row.model}", []).append(named)
+    drawn = [_rich(place, here, max(width, NARROWEST)) for place, here in places.items()]
+    notes = [*_notes(rows), *([f"Changed in all rows: {', '.join(shared)}."] if shared else [])]
+    drawn[-1].caption = Text("\n".join(notes))
+    return Group(*[part for table in drawn for part in (table, "")][:-1])
+
+
+def _rich(place: str, rows: Sequence[Row], width: int) -> Table:
     headings = [heading for heading in _headings(rows) if heading not in _PLACE]
-    notes = "\n".join(_notes(rows))
-    table = Table(title=places[0] if shared else None, caption=notes, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    gap = 2 if _longest(rows) <= _room(rows, headings, width, gap=2) else 1
+    # Text, not str: a data set or a method called "[red]" is a name, not markup.
+    table = Table(title=Text(place), box=SIMPLE_HEAD, padding=(0, gap - 1, 0, 0))
     table.show_edge = table.pad_edge = False
     table.title_justify = table.caption_justify = "left"
-    if not shared:
-        table.add_column("data set\nfactor\nnetwork", no_wrap=True)
-    for heading in headings:
-        _add_column(table, heading)
-    for place, row in zip(places, rows, strict=True):
+    room = min(_longest(rows), _room(rows, headings, width, gap))
+    table.add_column("method", width=room, overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    for heading in headings[2:]:
+        title = "ours − paper" if heading == "difference" else heading  # breaks where the column is narrow
+        may_break = heading != "paper"
+        table.add_column(title, justify="right", no_wrap=not may_break, min_width=_FIGURE_WIDTH if may_break else None)
+    for row in rows:
         # Where the terminal is narrow a cell breaks at its one space, before ±.
-        cells = [cell.replace("± ", "±") for cell in _cells(row, headings)]
-        # Text, not str: a method called "[red]" is a name, not markup.
-        table.add_row(*(Text(cell) for cell in (cells if shared else [place.replace(", ", "\n"), *cells])))
+        table.add_row(*(Text(cell.replace("± ", "±")) for cell in _cells(row, headings)))
     return table
 
 
-def _add_column(table: Table, heading: str) -> None:
-    justify: JustifyMethod = "left" if heading in _LEFT_ALIGNED else "right"
-    may_break = heading in _FIGURES or heading == "difference"
-    title = "ours − paper" if heading == "difference" else heading  # breaks where the column is narrow
-    table.add_column(title, justify=justify, no_wrap=not may_break, min_width=6 if may_break else None)
+def _longest(rows: Sequence[Row]) -> int:
+    return max(len("method"), *(cell_len(row.label) for row in rows))
+
+
+def _room(rows: Sequence[Row], headings: Sequence[str], width: int, gap: int) -> int:
+    """What is left for the names of methods, when every figure is as narrow as it can be."""
+    seeds = max(len(str(row.n)) for row in rows)
+    return width - seeds - gap - (len(headings) - 2) * (_FIGURE_WIDTH + gap)
 
 
 def _headings(rows: Sequence[Row]) -> list[str]:

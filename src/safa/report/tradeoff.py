@@ -14,7 +14,7 @@ from safa.errors import UserError
 from safa.files import write_atomically
 from safa.report.lines import Line
 from safa.report.rows import Row, summarise
-from safa.report.svg import MARKERS, WIDE, blank, colour, standalone, themed
+from safa.report.svg import MARKERS, WIDE, blank, colour, shortened, standalone, themed
 
 _SETTING = re.compile(r"(?P<method>.*) \[(?P<knob>[^\]]*?)\s*(?P<value>-?\d+(?:\.\d+)?)\]")
 
@@ -86,25 +86,26 @@ def _drawn(drawn: Sequence[Curve], width: int) -> Figure:
     figure = blank(width, 330 + 18 * -(-len(drawn) // 3))
     panels = figure.subplots(1, 2)
     for axes, group in zip(panels, ("medium", "few"), strict=True):
-        for number, curve in enumerate(drawn):
-            _trace(axes, curve, group, number)
+        handles = [_trace(axes, curve, group, number) for number, curve in enumerate(drawn)]
         axes.set(xlabel="accuracy on many-shot classes, %", title=f"accuracy on {group}-shot classes, %")
         axes.grid(True)
-    handles, names = panels[0].get_legend_handles_labels()
+    # Named here: matplotlib leaves out a line whose label begins with "_".
+    names = [shortened(curve.name, 40) for curve in drawn]
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure
 
 
-def _trace(axes: Any, curve: Curve, group: str, number: int) -> None:
+def _trace(axes: Any, curve: Curve, group: str, number: int) -> Any:
     """A filled marker on the row itself, hollow ones where its setting is changed."""
     ink = colour(f"method-{number % 8}")
     marker = MARKERS[(number + number // 8) % len(MARKERS)]  # so that no two of 64 look alike
     points = [(_accuracy(row, "many"), _accuracy(row, group)) for row in curve.rows]
-    axes.plot(*zip(*points, strict=True), color=ink, linewidth=1.2, marker=marker, markersize=5, label=curve.name)
+    (line,) = axes.plot(*zip(*points, strict=True), color=ink, linewidth=1.2, marker=marker, markersize=5)
     for point, value in zip(points, curve.values, strict=True):
         if value:
             axes.plot(*point, marker=marker, markersize=5, color=ink, markerfacecolor=colour("paper"))
             axes.annotate(value, point, xytext=(5, 3), textcoords="offset points", fontsize=9, color=colour("muted"))
+    return line
 
 
 def _accuracy(row: Row, group: str) -> float:

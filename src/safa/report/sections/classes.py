@@ -68,13 +68,14 @@ def _told_changes(comparison: Comparison, method: str) -> str:
     assert comparison.baseline is not None
     gain = comparison.accuracy(method) - comparison.accuracy(comparison.baseline)
     rare = gain[comparison.groups[comparison.rare_group]]
-    up, down = int((rare > 0).sum()), int((rare < 0).sum())
+    up, down, same = (int(kind.sum()) for kind in (rare > 0, rare < 0, rare == 0))
+    untested = len(rare) - up - down - same
     ranked = [int(c) for c in np.argsort(-np.nan_to_num(gain), kind="stable")]
     most = [c for c in ranked[:3] if gain[c] > 0]
     least = [c for c in ranked[::-1][:3] if gain[c] < 0]
     sentence = (
         f"<strong>{escaped(method)}</strong>: of {len(rare)} {comparison.rare_group}-shot classes {up} gain, "
-        f"{down} lose, {len(rare) - up - down} stay."
+        f"{down} lose, {same} stay{f', {untested} without test images' if untested else ''}."
     )
     gains = f" Largest gains: {_listed(comparison, most, gain)}." if most else ""
     losses = f" Largest losses: {_listed(comparison, least, gain)}." if least else ""

@@ -20,7 +20,7 @@ def method_keys(comparison: Comparison, methods: Sequence[str] | None = None) ->
     for method in comparison.methods if methods is None else methods:
         index = comparison.ink(method)
         role = "baseline" if method == comparison.baseline else ""
-        entries.append(key(method, MARKERS[index], f"method-{index}", group=role))
+        entries.append(key(method, MARKERS[comparison.shape(method)], f"method-{index}", group=role))
     return keys(entries)
 
 
