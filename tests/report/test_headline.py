@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from safa.errors import UserError
 from safa.report.comparison import compare, likely_baseline
 from safa.report.headline import headline
-from safa.report.runs import Run
+from safa.report.runs import Predictions, Run
 from tests.report.test_lines import LINE
 
 
@@ -100,6 +101,16 @@ def test_a_group_without_test_images_is_not_the_one_that_is_judged():
     said = headline(compare(runs))
     assert said.claim.startswith("On one seed, CE-SAFA gets 5.0 points more")
     assert "the one medium-shot class (50 training images each)" in said.detail
+
+
+def test_a_handful_of_test_images_is_named():
+    def tested(rare: int) -> str:
+        labels = np.array([0] * 200 + [2] * rare)
+        runs = [replace(line, predictions=Predictions(labels, labels)) for line in (run("CE"), run("CE-SAFA"))]
+        return headline(compare(runs)).detail
+
+    assert "These classes have 14 test images in all: a difference of a few may be chance." in tested(14)
+    assert "test images in all" not in tested(100)
 
 
 def test_of_many_methods_no_two_look_alike():

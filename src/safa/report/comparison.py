@@ -65,6 +65,11 @@ class Comparison:
         tested = [name for name, ids in self.groups.items() if any(errors[c] is not None for c in ids)]
         return (tested or list(self.groups))[-1]
 
+    def test_images(self, group: str) -> int | None:
+        """How many test images the classes of a group have together; None where no run tells."""
+        known = [run.predictions.labels for run in self.runs if run.predictions is not None]
+        return int(np.isin(known[0], self.groups[group]).sum()) if known else None
+
     def ink(self, method: str) -> int:
         """The method's number in the palette: 0 for the baseline, then 1 to 7, 1, …"""
         others = [name for name in self.methods if name != self.baseline]

@@ -9,6 +9,7 @@ from safa.report.rows import Paired, Row, paired, summarise
 from safa.report.spread import Difference, Spread
 
 TIE = 0.05  # points; less is 0.0 in print
+FEW_TEST_IMAGES = 100  # below, one image is more than a point
 CLEAR_NOTE = "A difference is called clear when its mean exceeds twice its standard error over seeds."
 
 
@@ -65,6 +66,9 @@ def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str
     many = _gap(pair, "many") if group != "many" else None
     if many is not None:
         sentences.append(_price(many))
+    tested = comparison.test_images(group)
+    if tested is not None and tested < FEW_TEST_IMAGES:
+        sentences.append(f"These classes have {tested} test images in all: a difference of a few may be chance.")
     if rare is not None and rare.sd is None:
         sentences.append("One seed: the spread is unknown, so read small differences as noise.")
     return " ".join(sentences)
