@@ -72,13 +72,17 @@ class Comparison:
 
     def ink(self, method: str) -> int:
         """The method's number in the palette: 0 for the baseline, then 1 to 7, 1, …"""
-        others = [name for name in self.methods if name != self.baseline]
-        return 0 if method == self.baseline else 1 + others.index(method) % 7
+        return 0 if method == self.baseline else 1 + self._turn(method) % 7
 
     def shape(self, method: str) -> int:
         """The number of its marker, which moves on where the palette starts over: no two of 50 methods look alike."""
-        others = [name for name in self.methods if name != self.baseline]
-        return 0 if method == self.baseline else 1 + (others.index(method) + others.index(method) // 7) % 7
+        turn = self._turn(method)
+        return 0 if method == self.baseline else 1 + (turn + turn // 7) % 7
+
+    def _turn(self, method: str) -> int:
+        """How many methods come before it, the baseline not counted."""
+        before = self.methods[: self.methods.index(method)]
+        return len([name for name in before if name != self.baseline])
 
     def runs_of(self, method: str) -> list[Run]:
         """The runs of one method, by seed."""
