@@ -20,6 +20,7 @@ import safa
 from safa import cli, commands, library
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
+from safa.commands import console, trained
 from safa.data import digits
 from safa.recipe import Named
 from safa.report import lines
@@ -68,12 +69,12 @@ def files(tiny_recipe, tmp_path_factory) -> list[str]:
 def compared(files, tmp_path_factory) -> tuple[Path, str]:
     """Folder and standard output of a comparison over two seeds."""
     out, printed = tmp_path_factory.mktemp("runs"), io.StringIO()
-    commands.out.file = printed
+    console.out.file = printed
     try:
         arguments = ["compare", *files, "--seeds", "0,1", "--out", str(out), "--results", str(out / "lines.jsonl")]
         assert cli.main(arguments) == 0
     finally:
-        commands.out.file = None
+        console.out.file = None
     return out, printed.getvalue()
 
 
@@ -150,12 +151,12 @@ def changed(tiny_recipe, tmp_path_factory) -> tuple[Path, str]:
         recipe = replace(tiny_recipe, method=method, seed=5, stages=(replace(tiny_recipe.stages[0], epochs=1),))
         (folder / f"{name}.yaml").write_text(recipes.dump(recipe))
     printed = io.StringIO()
-    commands.out.file = printed
+    console.out.file = printed
     try:
         given = [str(folder / "t1.yaml"), str(folder / "t2.yaml"), "--seeds", "0,1", "--out", str(folder / "runs")]
         assert cli.main(["compare", *given, "--set", "batch_size=32"]) == 0
     finally:
-        commands.out.file = None
+        console.out.file = None
     return folder, printed.getvalue()
 
 
@@ -261,7 +262,7 @@ def test_evaluate_shows_groups_classes_and_best_on_test_in_its_own_row(call, run
 def test_classes_are_shown_as_they_are_called(capsys):
     figures = dict.fromkeys(("error", "error_many", "error_medium", "error_few", "balanced_error", "ece", "error_best"))
     names = {"class_names": [":cat:", "[red]"], "class_counts": [2, 1], "error_per_class": [0.0, None]}
-    commands._show({**figures, **names, "run": "[v2]", "split": "test", "epochs": 1, "error_best_epoch": 0})
+    trained._show({**figures, **names, "run": "[v2]", "split": "test", "epochs": 1, "error_best_epoch": 0})
     shown = capsys.readouterr().out
     assert all(name in shown for name in (":cat:", "[red]", "[v2], test images"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safa.cli import parser
-from safa.commands import _markdown_of
+from safa.commands.reporting import markdown_of
 from safa.report import lines, readme
 from safa.report.tradeoff import write_tradeoff
 
@@ -25,7 +25,7 @@ def markers(document: Path) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_table_is_drawn_from_the_committed_lines(document):
     text, named = document.read_text(encoding="utf-8"), markers(document)
-    assert readme.update(text, {path.stem: _markdown_of(str(path)) for path in RESULTS if path.stem in named}) == text
+    assert readme.update(text, {path.stem: markdown_of(str(path)) for path in RESULTS if path.stem in named}) == text
 
 
 def test_the_results_page_has_the_table_of_every_file_and_the_readme_of_some():

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from safa import library
-from safa.commands import _settings
+from safa.commands.reporting import settings
 from safa.errors import UserError
 from safa.report import paper, paper_table
 from safa.report.paper_table import Setting, beside_paper
@@ -89,7 +89,7 @@ def test_a_line_of_another_table_is_not_in_this_one():
 
 
 def test_a_control_that_was_shipped_is_no_row_of_the_paper():
-    shipped = _settings(library.folder(), every=True).values()
+    shipped = settings(library.folder(), every=True).values()
     controls = [line("LDAM-DRW [adjusted 1]"), line("LDAM-DRW-Repeat [hot]")]
     for name in ("table1", "table6"):
         shown = [entry.method for entry in block(name, controls, shipped, imbalance_factor=100.0, index=1).entries]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from safa import commands, library
+from safa import library
+from safa.commands import reporting
 from safa.report import lines, titles
 from safa.report.paper_table import Setting
 from tests.report.test_paper_table import line
@@ -72,6 +73,6 @@ def test_a_new_title_replaces_the_first_comment_line_alone():
 
 def test_every_recipe_of_a_table_says_what_the_committed_lines_say():
     """If this fails, run ``safa report --recipes recipes`` at the top of the checkout."""
-    found = commands._titled(ROOT / "recipes", lines.read(ROOT / "results"))
+    found = reporting.titled(ROOT / "recipes", lines.read(ROOT / "results"))
     assert len(found) > 100
     assert [path.name for path, text in found.items() if path.read_text(encoding="utf-8") != text] == []

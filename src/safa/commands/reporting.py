@@ -1,0 +1,211 @@
+"""``safa report``: tables, pages and charts of result lines, and the texts that quote them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safa.commands.console import out, say
+from safa.errors import UserError
+
+if TYPE_CHECKING:
+    from safa.report.paper_table import Setting
+
+
+def report(
+    paths: list[str],
+    output: str | None,
+    baseline: str | None,
+    tradeoff: str | None,
+    features: str | None,
+    markdown: bool,
+    into: str | None,
+    imbalance_factor: float | None,
+    recipes: str | None,
+) -> int:
+    """Tables of lines or of the paper, a page or charts, the tables of a text file, or titles of recipes."""
+    written = {"tradeoff": tradeoff, "features": features, "into": into, "recipes": recipes}
+    named = [path for path in paths if _is_paper_table(path)]
+    _refuse_beside(written, {"output": output, "baseline": baseline, "markdown": markdown or None}, named)
+    if recipes is not None and named:
+        raise UserError(f"--recipes takes result lines, not {named[0]}")
+    if imbalance_factor is not None and not named:
+        raise UserError("--imbalance_factor chooses columns of a table of the paper; name one, such as table1")
+    if recipes is not None:
+        _retitle(Path(recipes), _lines(paths or [_results_folder()]))
+    elif named:
+        _report_paper(named, [path for path in paths if path not in named], markdown, into, imbalance_factor)
+    elif not paths:
+        raise UserError("name run folders, files of result lines, or a table of the paper such as table1")
+    elif tradeoff is not None:
+        from safa.report.tradeoff import write_tradeoff
+
+        say(f"chart: {write_tradeoff(_lines(paths), tradeoff)}")
+    elif features is not None:
+        from safa.report.clouds import write_features
+
+        say(f"chart: {write_features(paths, features)}")
+    elif into is not None:
+        _fill(Path(into), {Path(path).stem: markdown_of(path) for path in paths})
+    else:
+        _report_lines(paths, output, baseline, markdown)
+    return 0
+
+
+def _refuse_beside(written: dict[str, Any], shown: dict[str, Any], named: list[str]) -> None:
+    """An option that would go unheeded is a mistake: each of ``written`` is all that a call does."""
+    ways, others = ([name for name, value in options.items() if value is not None] for options in (written, shown))
+    if ways and len(ways + others) > 1:
+        raise UserError(
+            f"--{ways[0]} writes one thing and nothing else; leave out --{', --'.join((ways + others)[1:])}"
+        )
+    unfit = [name for name in ways + others if name not in ("into", "recipes", "markdown")]
+    if named and unfit:
+        raise UserError(f"{named[0]} has no page, baseline or chart; leave out --{', --'.join(unfit)}")
+
+
+def _report_lines(paths: list[str], output: str | None, baseline: str | None, markdown: bool) -> None:
+    from safa.report import tables
+    from safa.report.page import write_page
+
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    lines = _lines(paths)
+    if not lines:
+        raise UserError(f"there is no result line in {', '.join(paths)}; 'safa train --results FILE' appends them")
+    if markdown:
+        say(_markdown_of_lines(lines))
+    else:
+        out.print(tables.to_rich(tables.against_paper(tables.summarise(lines)), out.width))
+    if baseline is not None:
+        say(tables.paired_to_markdown(tables.paired(lines, baseline)))
+    if output is not None:
+        if not folders:
+            raise UserError(
+                "a page is drawn from run folders, and none was named; only tables come from result lines alone"
+            )
+        say(f"page: {write_page(folders, Path(output), baseline)}")
+
+
+def _report_paper(
+    names: list[str], sources: list[str], markdown: bool, into: str | None, imbalance_factor: float | None
+) -> None:
+    """Tables of the paper with our results beside them; the lines are those of the sources."""
+    from safa.report import paper_table
+
+    made = {name: _paper_table(name, sources, imbalance_factor) for name in names}
+    if into is not None:
+        _fill(Path(into), {name: paper_table.to_markdown(table) for name, table in made.items()})
+        return
+    for table in made.values():
+        if markdown:
+            say(paper_table.to_markdown(table))
+            continue
+        say(f"{table.caption}\n")
+        for block in paper_table.to_rich(table):
+            out.print(block, "")
+        say("\n".join(table.notes))
+
+
+def _lines(paths: Any) -> Any:
+    """Result lines of run folders, of folders of JSONL files, and of such files."""
+    from safa.report import lines
+
+    found: Any = []
+    for path in map(Path, paths):
+        is_run = any((path / name).exists() for name in ("result.json", "recipe.yaml"))
+        found += lines.read(path / "result.json" if is_run else path)
+    return found
+
+
+def _results_folder() -> str:
+    """Where result lines are when no file of them was named: in the folder that the repository keeps them in."""
+    if not Path("results").is_dir():
+        raise UserError(
+            "there is no folder 'results' here to read result lines from; go to the top of a checkout, or name files "
+            "of lines or run folders beside the table"
+        )
+    return "results"
+
+
+def _is_paper_table(path: str) -> bool:
+    """Also a table that there is not, so that the answer names those there are; ``./table1`` is a path in any case."""
+    from safa.report import paper
+
+    return path in paper.names() or (re.fullmatch(r"table\d+", path) is not None and not Path(path).exists())
+
+
+def _paper_table(name: str, sources: list[str], imbalance_factor: float | None = None) -> Any:
+    from safa import library
+    from safa.report import paper_table
+
+    lines = _lines(sources or [_results_folder()])
+    return paper_table.beside_paper(name, lines, [*settings(library.folder(), every=True).values()], imbalance_factor)
+
+
+def settings(folder: Path, every: bool = False) -> dict[Path, Setting]:
+    """What the recipes of tables, or every recipe, in a folder of recipes run."""
+    from safa import library
+    from safa import recipe as recipes
+    from safa.report.paper_table import Setting
+    from safa.report.titles import GROUPS
+
+    found = {}
+    for name, path in library.files(folder).items():
+        if every or name.partition("/")[0] in GROUPS:
+            recipe = recipes.load(path)
+            data, model = recipe.data, recipe.model.backbone.name
+            found[path] = Setting(name, data.name, data.imbalance_factor, model, recipe.method, recipe.epochs)
+    return found
+
+
+def titled(folder: Path, lines: Any) -> dict[Path, str]:
+    """Every recipe of a table with the title that the paper and the lines give it."""
+    from safa import library
+    from safa.report.titles import title
+
+    recipes = settings(folder).items()
+    return {path: library.retitled(path.read_text(encoding="utf-8"), title(s, lines)) for path, s in recipes}
+
+
+def _retitle(folder: Path, lines: Any) -> None:
+    """Write the paper's figure and ours into the first line of each recipe of a table."""
+    from safa.files import write_atomically
+
+    texts = titled(folder, lines)
+    if not texts:
+        raise UserError(f"{folder} holds no recipes of tables; they are in folders table1, table5, … inside it")
+    changed = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write_atomically(path, texts[path].encode())
+    say(f"{folder}: {len(changed)} of {len(texts)} recipes have a new first line")
+
+
+def _fill(text: Path, made: dict[str, str]) -> None:
+    """Each table goes between the markers with its name: that of a JSONL file, or of a table of the paper."""
+    from safa.files import write_atomically
+    from safa.report import readme
+
+    try:
+        former = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {text}: {error}") from error
+    write_atomically(text, readme.update(former, made).encode())
+
+
+def markdown_of(path: str) -> str:
+    """The tables of a file of result lines, or of the last line of ``safa bench``."""
+    from safa.report import bench, lines
+
+    last = lines.read_objects(path)[-1:]
+    if last and last[0][1].get("kind") in bench.KINDS:
+        return bench.to_markdown(last[0][1])
+    return _markdown_of_lines(_lines([path]))
+
+
+def _markdown_of_lines(lines: list[dict[str, Any]]) -> str:
+    """Errors, and what generated features are worth where a line says so."""
+    from safa.report import diagnostics, tables
+
+    errors = tables.to_markdown(tables.against_paper(tables.summarise(lines)))
+    return "\n\n".join(filter(None, (errors, diagnostics.to_markdown(lines))))

@@ -1,0 +1,174 @@
+"""``safa train`` and ``safa compare``: from recipes and options to jobs, and what every training ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safa.commands.console import out, say
+from safa.errors import UserError
+
+if TYPE_CHECKING:
+    from safa.recipe import Recipe
+    from safa.runs import Machine
+
+
+def train(recipe: str | None, resume: str | None, seed: int | None, **options: Any) -> int:
+    """Train or resume one run; then its page and its model file."""
+    if (recipe is None) == (resume is None):
+        hint = "'safa list recipe' shows the recipes" if not options["set"] else "--set takes all that follows it"
+        raise UserError(f"name a recipe to train, or a folder with --resume RUN; {hint}")
+    folder = Path() if resume is None else Path(resume).resolve()  # "." has neither a name nor a parent
+    if resume is not None:
+        _refuse_changes(options, seed)
+        options["out"] = folder.parent
+    # A slip of the pen is told before torch is imported.
+    name, chosen = ("", None) if recipe is None else _recipe(recipe, options, seed)
+    from safa.runs import Job, job_of, processes, run
+    from safa.train import Stopped
+
+    if chosen is None:
+        job = job_of(folder, options["root"])
+    else:
+        job = Job(name, chosen, _folder(name, chosen, options), tuple(options["set"]))
+    try:
+        with processes():
+            line = run(job, _machine(options))
+    except Stopped as stopped:
+        say(f"{stopped}; go on with: safa train --resume {shlex.quote(str(job.folder))}")
+        return 128 + stopped.signal_number
+    if line:  # other processes of a distributed run have none
+        _finish([job], [line], job.folder / "report.html")
+    return 0
+
+
+def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
+    """Train every recipe under every seed, seed by seed; then the table, paired differences and the page."""
+    # A slip of the pen is told before torch is imported.
+    chosen = _seeds(seeds)
+    named = [_recipe(given, options, seed) for seed in chosen for given in recipes]
+    from safa.report import rows, tables
+    from safa.runs import Job, processes
+    from safa.runs import compare as run_all
+    from safa.train import Stopped
+
+    changes = tuple(options["set"])
+    jobs = [Job(name, recipe, _folder(name, recipe, options), changes) for name, recipe in named]
+    try:
+        with processes():
+            lines = run_all(jobs, _machine(options))
+    except Stopped as stopped:
+        say(f"{stopped}; the same command goes on from there")
+        return 128 + stopped.signal_number
+    if not lines[0]:  # other processes of a distributed run have none
+        return 0
+    baseline = rows.labels(lines)[0]
+    _finish(jobs, lines, _out(options) / "comparison.html", baseline)
+    if len(chosen) > 1:
+        say(tables.paired_to_markdown(tables.paired(lines, baseline)))
+    return 0
+
+
+def _machine(options: dict[str, Any]) -> Machine:
+    from safa.runs import Machine
+
+    if options["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(options["threads"])
+    return Machine(
+        device=options["device"],
+        cache=Path(options["cache"] or _out(options) / ".cache"),
+        results=Path(options["results"]) if options["results"] else None,
+        workers=options["workers"],
+        track=options["track"],
+        say=say,
+    )
+
+
+def _recipe(given: str, options: dict[str, Any], seed: int | None) -> tuple[str, Recipe]:
+    """A recipe with what the command line says otherwise."""
+    from safa import library
+    from safa import recipe as recipes
+
+    name, path = library.find(given)
+    return name, recipes.load(path, _overrides(options, seed))
+
+
+def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
+    """What ``--set`` says, and the options that are short for a key."""
+    short = {"data.name": options["data"], "data.root": options["root"], "seed": seed}
+    short["data.imbalance_factor"] = options["imbalance_factor"]
+    for override in options["set"]:
+        key, separator, _ = override.partition("=")
+        if not separator:
+            raise UserError(f"--set takes all that follows as KEY=VALUE, got {override!r}; name recipes before it")
+        if short.get(key) is not None:
+            raise UserError(f"{key} is set twice, by --set {override} and by its own option; leave one of them out")
+    return [*options["set"], *(f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None)]
+
+
+def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
+    """One folder per recipe, change and seed."""
+    from safa import recipe as recipes
+
+    changes = [
+        *options["set"],
+        options["data"] and str(Path(options["data"]).resolve()),
+        options["imbalance_factor"],
+    ]
+    changed = [change for change in changes if change is not None]
+    data = Path(recipe.data.name).stem if options["data"] else ""
+    parts = [name.replace("/", "-"), data, f"seed{recipe.seed}"]
+    if changed:
+        plain = recipes.to_plain(dataclasses.replace(recipe, seed=0))
+        parts.append(hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6])
+    return _out(options) / "-".join(part for part in parts if part)
+
+
+def _out(options: dict[str, Any]) -> Path:
+    return Path(options["out"] or "runs")
+
+
+def _seeds(text: str | None) -> list[int] | list[None]:
+    """The seeds that were asked for; none stands for each recipe's own."""
+    if text is None:
+        return [None]
+    first, dots, last = text.partition("..")
+    try:
+        seeds = [*range(int(first), int(last) + 1)] if dots else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"seeds are numbers, as in 0,1,2 or 0..9, got {text!r}") from error
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds are different numbers of at least 0, as in 0,1,2 or 0..9, got {text!r}")
+    return seeds
+
+
+def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
+    """A resumed run goes on as it began; only where the images lie may have changed."""
+    given = {"--seed": seed, "--set": options["set"] or None, "--data": options["data"], "--out": options["out"]}
+    given["--imbalance_factor"] = options["imbalance_factor"]
+    for option, value in given.items():
+        if value is not None:
+            raise UserError(
+                f"{option} cannot change a run that is resumed; leave it out, or train anew without --resume"
+            )
+
+
+def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
+    """What every training ends with: the table, the page and the model files."""
+    from safa.deploy import export, network
+    from safa.report import tables
+    from safa.report.page import write_page
+
+    for job in jobs:
+        model = job.folder / "model.safetensors"
+        if not model.exists():
+            export.export(network.load_run(job.folder), "safetensors", model)
+    out.print(tables.to_rich(tables.summarise(lines), out.width))
+    write_page([job.folder for job in jobs], page, baseline)
+    say(f"page:  {page}\nmodel: {jobs[-1].folder / 'model.safetensors'}")
