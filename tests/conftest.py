@@ -11,6 +11,7 @@ import torch
 from safa import recipe as recipes
 from safa import runs
 from safa.data import dataset
+from safa.job import Job
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and pytest-xdist shares the cores already
 gc.collect()
@@ -52,5 +53,5 @@ def tiny_file(tmp_path, tiny_recipe) -> Path:
 def tiny_run(tiny_recipe, tiny_data, tmp_path_factory) -> Path:
     """The folder of a finished run of the tiny recipe; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    runs.run(runs.Job("tiny", tiny_recipe, folder), runs.Machine(), tiny_data)
+    runs.run(Job("tiny", tiny_recipe, folder), runs.Machine(), tiny_data)
     return folder

@@ -178,10 +178,11 @@ def test_a_setting_changed_in_all_rows_stands_below_the_table_and_not_in_its_nam
 def seeds_of(monkeypatch, call, *arguments: object) -> list[tuple[str, int]]:
     """Folder's name and seed of the runs that a comparison would make; none is trained."""
     from safa import runs
+    from safa.job import Job
 
-    jobs: list[runs.Job] = []
+    jobs: list[Job] = []
 
-    def noted(given: list[runs.Job], _: object) -> list[dict]:
+    def noted(given: list[Job], _: object) -> list[dict]:
         jobs.extend(given)
         return [{}]
 

@@ -25,6 +25,7 @@ from safa import checkpoint, cli, runs
 from safa import recipe as recipes
 from safa.data import dataset
 from safa.errors import UserError
+from safa.job import Job, job_of
 from safa.losses import LDAMLoss
 from safa.progress import Progress
 from safa.recipe import Augmenter, Named, Optimizer, Stage
@@ -281,10 +282,10 @@ def kill_and_resume(file: str, out: str) -> None:
         if _enough(kills):
             break
         machine = runs.Machine(cache=Path(out) / f"cache{life}")  # of its own, else the second life is short
-        job = runs.Job("tiny", recipe, Path(out) / f"life{life}")
+        job = Job("tiny", recipe, Path(out) / f"life{life}")
         for place in LIVES[life % len(LIVES)]:
             kills[place] += _killed(lambda job=job, machine=machine: runs.run(job, machine, data), place, moments)
-        runs.run(runs.job_of(job.folder), machine, data)
+        runs.run(job_of(job.folder), machine, data)
     print(json.dumps([len([*Path(out).glob("life*")]), kills]))
 
 

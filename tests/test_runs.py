@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +21,11 @@ from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
 from safa.data.longtail import Subset
 from safa.errors import UserError
+from safa.job import Job
 from safa.parts import Parts
 from safa.recipe import Augmenter, Data, Model, Named, Recipe, Stage
 from safa.report import lines
-from safa.runs import Job, Machine
+from safa.runs import Machine
 from tests.test_resume import assert_same_state
 
 ISSUE_KEYS = [
@@ -152,22 +151,6 @@ def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, 
         "notes",
     ]
     assert set(described) == set(keys)
-
-
-@pytest.mark.skipif(not (Path(runs.__file__).parents[2] / ".git").exists(), reason="this is no checkout")
-def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ():
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", str(runs.commit()))
-
-
-@pytest.mark.parametrize("place", ["safa", "project/.venv/lib/safa", "project/src/other/safa"])
-def test_outside_a_checkout_of_its_own_there_is_no_commit(place, tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=x", "-c", "user.email=x@y.z"]
-    (tmp_path / "project").mkdir()
-    (tmp_path / place).mkdir(parents=True)
-    for arguments in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "not ours"]):
-        subprocess.run([*git, *arguments], check=True)
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / place / "runs.py"))
-    assert runs.commit() is None
 
 
 def test_a_finished_run_is_not_run_again(tiny_run, tiny_recipe, said):
@@ -529,21 +512,6 @@ def test_a_run_is_not_evaluated_on_other_images(copied):
         UserError, match="the images of digits differ from those .* was trained on; name their folder with --root"
     ):
         runs.evaluate_run(copied)
-
-
-@pytest.mark.parametrize("lacking", ["recipe.yaml", "data.json"])
-def test_a_folder_that_is_no_run_is_called_so(lacking, copied):
-    (copied / lacking).unlink()
-    with pytest.raises(UserError, match=f"is not the folder of a run: it holds no {lacking}"):
-        runs.job_of(copied)
-
-
-def test_the_job_of_a_run_is_what_it_was_made_for(tiny_run, tiny_recipe):
-    assert runs.job_of(tiny_run) == Job("tiny", tiny_recipe, tiny_run)
-    assert runs.job_of(tiny_run, root="a b").recipe.data.root == "a b"
-
-
-# --- several processes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [None, UserError("a mistake")])

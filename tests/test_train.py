@@ -17,6 +17,7 @@ from safa import assembly, checkpoint, runs
 from safa.assembly import network
 from safa.data import dataset
 from safa.errors import UserError
+from safa.job import Job
 from safa.losses import CrossEntropyLoss
 from safa.progress import Progress
 from safa.recipe import Augmenter, Model, Named, Optimizer, Recipe, Schedule, Stage
@@ -407,7 +408,7 @@ def test_bf16_trains_weights_that_are_float32(trained, tmp_path):
 def test_fp16_on_the_cpu_is_refused_with_a_way_out(tiny_recipe, tiny_data, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    job = runs.Job("x", replace(tiny_recipe, precision="fp16"), tmp_path)
+    job = Job("x", replace(tiny_recipe, precision="fp16"), tmp_path)
     with pytest.raises(UserError, match="precision fp16 needs a GPU; use bf16 or float32 on the CPU"):
         runs.run(job, runs.Machine(), tiny_data)
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
-import io
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-import safa
-from safa import checkpoint, clouds, diagnosis, evaluate, files
+from safa import checkpoint, files, outcome
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT, StageCache
 from safa.data.dataset import LongTailed, load
 from safa.deploy.network import fill
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
+from safa.job import RESULT, Job, describe, job_of, refuse_another_recipe, refuse_other_images
 from safa.parts import Parts
 from safa.plan import epochs_of, shared_epochs
 from safa.progress import Progress
@@ -33,9 +29,6 @@ from safa.report import lines
 from safa.train import Trainer
 
 Say = Callable[[str], None]
-
-RESULT = "result.json"
-"""The file of a run's folder that holds its result line: a run is finished when it exists."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +55,6 @@ class Machine:
     track: bool = False
     progress: bool | None = None
     say: Say = field(default=lambda _: None)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run to be done: a recipe under the name its line will carry, and its folder.
-
-    Attributes:
-        name: of the recipe as it stands in its file.
-        recipe: what is run.
-        folder: where.
-        changes: what was set otherwise than in the file, ``key=value``; a run with changes is another table row.
-    """
-
-    name: str
-    recipe: recipes.Recipe
-    folder: Path
-    changes: tuple[str, ...] = ()
 
 
 def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Iterable[str] = ()) -> dict[str, Any]:
@@ -153,7 +129,7 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     """
     job = job_of(folder, root)
     data = load(job.recipe.data)
-    _refuse_other_images(job, data, "name their folder with --root")
+    refuse_other_images(job, data, "name their folder with --root")
     if split == "validation" and data.validation is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
     state = checkpoint.load(folder / CHECKPOINT)
@@ -162,28 +138,13 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     recipe = replace(job.recipe, model=model, precision="float32")  # fp16 would want a GPU
     trainer = Trainer(recipe, data, folder, accelerator_for(recipe, Machine()), progress=Progress(False))
     fill(trainer.model, state["model"], str(folder / CHECKPOINT))
-    figures = _figures(trainer.predict(split), data)
     return {
         "run": str(folder),
         "split": split,
         "epochs": state["done"],
-        **figures,
-        **_best(state["history"], job.recipe),
+        **outcome.figures(trainer.predict(split), data),
+        **outcome.best(state["history"], job.recipe),
     }
-
-
-def job_of(folder: Path, root: str | None = None) -> Job:
-    """The job a run folder was made for.
-
-    Raises:
-        UserError: if it is not the folder of a run.
-    """
-    for name in ("recipe.yaml", "data.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is not the folder of a run: it holds no {name}; 'safa train RECIPE' makes one")
-    recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
-    described = read_json(folder / "data.json")
-    return Job(described["recipe"], recipe, folder, tuple(described.get("changes", ())))
 
 
 def _data_key(job: Job) -> str:
@@ -239,10 +200,10 @@ def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str])
         )
         trainer.saved()  # a folder with the checkpoint of another run is refused before it is described anew
         if first:
-            _describe(job, data)
+            describe(job, data)
         trainer.run()
         _say_reused(trainer, job, machine)
-        line = _result(job, data, trainer) if first else {}
+        line = outcome.result(job, data, trainer) if first else {}
         accelerator.wait_for_everyone()
         if first:
             write_atomically(job.folder / RESULT, json.dumps(line).encode())
@@ -284,38 +245,15 @@ def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=on_cpu)
 
 
-def _describe(job: Job, data: LongTailed) -> None:
-    """Everything the run can be repeated, evaluated and deployed from."""
-    _refuse_another_recipe(job)
-    source = data.source
-    described = {
-        "recipe": job.name,
-        "changes": list(job.changes),
-        "name": source.name,
-        "class_names": list(source.class_names),
-        "class_counts": data.class_counts,
-        "image_size": source.image_size,
-        "mean": list(source.mean),
-        "std": list(source.std),
-        "subset_sha256": data.subset.sha256,
-        "images_sha256": source.fingerprint,
-        "skipped": list(source.skipped),
-        "notes": list(source.notes),
-    }
-    write_atomically(job.folder / "recipe.yaml", recipes.dump(job.recipe, defaults=True).encode())
-    write_atomically(job.folder / "data.json", json.dumps(described).encode())
-    write_atomically(job.folder / "subset.json", data.subset.to_json().encode())
-
-
 def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], machine: Machine) -> None:
     """Find before the first epoch of the first job what would stop any of them later, where it can be known."""
     _refuse_results(machine)
     tried: list[recipes.Recipe] = []
     for job in jobs:
         data, seedless = loaded[_data_key(job)], replace(job.recipe, seed=0)
-        _refuse_another_recipe(job)
+        refuse_another_recipe(job)
         if (job.folder / RESULT).exists():
-            _refuse_other_images(job, data, "name another folder with --out, or delete it to train anew")
+            refuse_other_images(job, data, "name another folder with --out, or delete it to train anew")
             continue
         for folder in filter(None, (job.folder, machine.cache)):
             files.refuse_unwritable(folder)
@@ -354,107 +292,3 @@ def _refuse_mixture(jobs: Sequence[Job], loaded: Mapping[str, LongTailed]) -> No
             raise UserError(
                 f"{jobs[0].name} is a run on {place(jobs[0])}, and {job.name} on {place(job)}; compare runs on one"
             )
-
-
-def _refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
-    described = read_json(job.folder / "data.json")
-    known = {"subset_sha256": data.subset.sha256, "images_sha256": data.source.fingerprint}
-    if any(described.get(name) != value for name, value in known.items()):
-        raise UserError(f"the images of {data.source.name} differ from those {job.folder} was trained on; {way_out}")
-
-
-def _refuse_another_recipe(job: Job) -> None:
-    """A folder belongs to one recipe; where the images lie and how often it is tested may differ."""
-    path = job.folder / "recipe.yaml"
-    if path.exists() and _essence(recipes.load(path)) != _essence(job.recipe):
-        raise UserError(f"{job.folder} holds a run of another recipe; name another folder with --out, or delete it")
-
-
-def _essence(recipe: recipes.Recipe) -> Any:
-    stages = tuple(replace(stage, evaluate_every=1) for stage in recipe.stages)
-    return recipes.to_plain(replace(recipe, data=replace(recipe.data, root=None), stages=stages))
-
-
-def _result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
-    """The result line; also leaves predictions and features in the run's folder."""
-    predicted = trainer.predict("test")
-    _save_arrays(job.folder / "predictions.npz", vars(predicted))
-    _save_arrays(job.folder / "features.npz", clouds.features(trainer))
-    figures = _figures(predicted, data)
-    return {
-        "recipe": job.name,
-        "changes": list(job.changes),
-        "dataset": data.source.name,
-        "imbalance_factor": data.imbalance_factor,
-        "model": job.recipe.model.backbone.name,
-        "method": job.recipe.method,
-        "seed": job.recipe.seed,
-        "epochs": job.recipe.epochs,
-        "error_last": figures.pop("error"),
-        **_best(trainer.history, job.recipe),
-        **figures,
-        **_validation_error(trainer, data),
-        "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
-        **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer)) else {}),
-        "subset_sha256": data.subset.sha256,
-        "precision": job.recipe.precision,
-        "batch_size": job.recipe.batch_size,
-        "processes": trainer.accelerator.num_processes,
-        "commit": commit(),
-        "version": safa.__version__,
-        "torch": torch.__version__,
-        "device": trainer.made_with()["device"],
-        "seconds": round(sum(entry["seconds"] for entry in trainer.history), 1),
-        "reused_epochs": trainer.reused_epochs,
-        "run": job.folder.name,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def _figures(predicted: evaluate.Predictions, data: LongTailed) -> dict[str, Any]:
-    per_class = evaluate.error_per_class(predicted, data.num_classes)
-    return {
-        **evaluate.summary(predicted, data.groups),
-        "error_per_class": [None if np.isnan(value) else round(float(value), 4) for value in per_class],
-        "balanced_error": round(float(np.nanmean(per_class)), 4),
-        "ece": evaluate.expected_calibration_error(predicted),
-        "class_counts": data.class_counts,
-        "class_names": list(data.source.class_names),
-    }
-
-
-def _best(history: Sequence[Mapping[str, Any]], recipe: recipes.Recipe) -> dict[str, Any]:
-    """The epoch that the test set itself would choose, among those with the final network's classifier.
-
-    It is only for comparison with papers that select so.
-    """
-    renewed = max((index for index, stage in enumerate(recipe.stages) if stage.head is not None), default=0)
-    tested = [entry for entry in history if entry.get("test") and entry["stage"] >= renewed]
-    best = min(tested, key=lambda entry: entry["test"]["error"], default=None)
-    return {"error_best": best["test"]["error"] if best else None, "error_best_epoch": best["epoch"] if best else None}
-
-
-def _validation_error(trainer: Trainer, data: LongTailed) -> dict[str, float]:
-    return {"error_validation": evaluate.error(trainer.predict("validation"))} if data.validation is not None else {}
-
-
-def commit() -> str | None:
-    """Commit of the code that runs, with ``+changes`` where files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # A package that is installed into an environment lies in the checkout of whatever that is for.
-        if Path(git("rev-parse", "--show-toplevel"), "src", "safa").resolve() != here:
-            return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())

@@ -37,6 +37,7 @@ from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
 from safa.deploy.export import export
 from safa.deploy.network import Deployed, load_run
+from safa.job import Job, describe
 from safa.parts import Parts
 from safa.plan import epochs_of
 from safa.recipe import Named, Recipe
@@ -168,7 +169,7 @@ class Method:
     def run(self, kind: type[Trainer], recipe: Recipe, images: LongTailed, name: str) -> Trainer:
         folder = self.folder / name
         noted = self.start(kind, recipe, images, folder)
-        runs._describe(runs.Job(self.name, recipe, folder), images)
+        describe(Job(self.name, recipe, folder), images)
         return trained(kind, recipe, images, folder, noted)
 
     def start(self, kind: type[Trainer], recipe: Recipe, images: LongTailed, folder: Path) -> Noted:

@@ -17,8 +17,8 @@ from safa.bench import costs, figures
 from safa.bench.memory import kind, kind_beyond
 from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
+from safa.outcome import commit
 from safa.report import bench, lines
-from safa.runs import commit
 
 Line = dict[str, Any]
 

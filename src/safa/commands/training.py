@@ -28,7 +28,8 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
         options["out"] = folder.parent
     # A slip of the pen is told before torch is imported.
     name, chosen = ("", None) if recipe is None else _recipe(recipe, options, seed)
-    from safa.runs import Job, job_of, processes, run
+    from safa.job import Job, job_of
+    from safa.runs import processes, run
     from safa.train import Stopped
 
     if chosen is None:
@@ -51,9 +52,10 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     # A slip of the pen is told before torch is imported.
     chosen = _seeds(seeds)
     named = [_recipe(given, options, seed) for seed in chosen for given in recipes]
+    from safa.job import Job
     from safa.report import rows, tables
-    from safa.runs import Job, processes
     from safa.runs import compare as run_all
+    from safa.runs import processes
     from safa.train import Stopped
 
     changes = tuple(options["set"])

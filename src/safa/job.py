@@ -1,0 +1,97 @@
+"""A run before it is trained: its recipe, its folder, and what the folder says of itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safa import recipe as recipes
+from safa.data.dataset import LongTailed
+from safa.errors import UserError
+from safa.files import read_json, write_atomically
+
+RESULT = "result.json"
+"""The file of a run's folder that holds its result line: a run is finished when it exists."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be done: a recipe under the name its line will carry, and its folder.
+
+    Attributes:
+        name: of the recipe as it stands in its file.
+        recipe: what is run.
+        folder: where.
+        changes: what was set otherwise than in the file, ``key=value``; a run with changes is another table row.
+    """
+
+    name: str
+    recipe: recipes.Recipe
+    folder: Path
+    changes: tuple[str, ...] = ()
+
+
+def job_of(folder: Path, root: str | None = None) -> Job:
+    """The job a run folder was made for.
+
+    Raises:
+        UserError: if it is not the folder of a run.
+    """
+    for name in ("recipe.yaml", "data.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not the folder of a run: it holds no {name}; 'safa train RECIPE' makes one")
+    recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
+    described = read_json(folder / "data.json")
+    return Job(described["recipe"], recipe, folder, tuple(described.get("changes", ())))
+
+
+def describe(job: Job, data: LongTailed) -> None:
+    """Write into the folder everything the run can be repeated, evaluated and deployed from.
+
+    Raises:
+        UserError: if the folder holds a run of another recipe.
+    """
+    refuse_another_recipe(job)
+    source = data.source
+    described = {
+        "recipe": job.name,
+        "changes": list(job.changes),
+        "name": source.name,
+        "class_names": list(source.class_names),
+        "class_counts": data.class_counts,
+        "image_size": source.image_size,
+        "mean": list(source.mean),
+        "std": list(source.std),
+        "subset_sha256": data.subset.sha256,
+        "images_sha256": source.fingerprint,
+        "skipped": list(source.skipped),
+        "notes": list(source.notes),
+    }
+    write_atomically(job.folder / "recipe.yaml", recipes.dump(job.recipe, defaults=True).encode())
+    write_atomically(job.folder / "data.json", json.dumps(described).encode())
+    write_atomically(job.folder / "subset.json", data.subset.to_json().encode())
+
+
+def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
+    """Raise a UserError, with the way out, unless the data are those that the job's folder was made for."""
+    described = read_json(job.folder / "data.json")
+    known = {"subset_sha256": data.subset.sha256, "images_sha256": data.source.fingerprint}
+    if any(described.get(name) != value for name, value in known.items()):
+        raise UserError(f"the images of {data.source.name} differ from those {job.folder} was trained on; {way_out}")
+
+
+def refuse_another_recipe(job: Job) -> None:
+    """Raise a UserError if the folder holds a run of another recipe.
+
+    Where the images lie and how often it is tested may differ.
+    """
+    path = job.folder / "recipe.yaml"
+    if path.exists() and _essence(recipes.load(path)) != _essence(job.recipe):
+        raise UserError(f"{job.folder} holds a run of another recipe; name another folder with --out, or delete it")
+
+
+def _essence(recipe: recipes.Recipe) -> Any:
+    stages = tuple(replace(stage, evaluate_every=1) for stage in recipe.stages)
+    return recipes.to_plain(replace(recipe, data=replace(recipe.data, root=None), stages=stages))

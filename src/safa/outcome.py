@@ -1,0 +1,107 @@
+"""What comes out of a trained run: its result line, its predictions and its features."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import safa
+from safa import clouds, diagnosis, evaluate
+from safa import recipe as recipes
+from safa.data.dataset import LongTailed
+from safa.files import write_atomically
+from safa.job import Job
+from safa.train import Trainer
+
+
+def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
+    """The result line; also leaves predictions and features in the run's folder."""
+    predicted = trainer.predict("test")
+    _save_arrays(job.folder / "predictions.npz", vars(predicted))
+    _save_arrays(job.folder / "features.npz", clouds.features(trainer))
+    found = figures(predicted, data)
+    return {
+        "recipe": job.name,
+        "changes": list(job.changes),
+        "dataset": data.source.name,
+        "imbalance_factor": data.imbalance_factor,
+        "model": job.recipe.model.backbone.name,
+        "method": job.recipe.method,
+        "seed": job.recipe.seed,
+        "epochs": job.recipe.epochs,
+        "error_last": found.pop("error"),
+        **best(trainer.history, job.recipe),
+        **found,
+        **_validation_error(trainer, data),
+        "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
+        **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer)) else {}),
+        "subset_sha256": data.subset.sha256,
+        "precision": job.recipe.precision,
+        "batch_size": job.recipe.batch_size,
+        "processes": trainer.accelerator.num_processes,
+        "commit": commit(),
+        "version": safa.__version__,
+        "torch": torch.__version__,
+        "device": trainer.made_with()["device"],
+        "seconds": round(sum(entry["seconds"] for entry in trainer.history), 1),
+        "reused_epochs": trainer.reused_epochs,
+        "run": job.folder.name,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def figures(predicted: evaluate.Predictions, data: LongTailed) -> dict[str, Any]:
+    """Errors in per cent, of all images, of groups and of classes, with the names and counts of the classes."""
+    per_class = evaluate.error_per_class(predicted, data.num_classes)
+    return {
+        **evaluate.summary(predicted, data.groups),
+        "error_per_class": [None if np.isnan(value) else round(float(value), 4) for value in per_class],
+        "balanced_error": round(float(np.nanmean(per_class)), 4),
+        "ece": evaluate.expected_calibration_error(predicted),
+        "class_counts": data.class_counts,
+        "class_names": list(data.source.class_names),
+    }
+
+
+def best(history: Sequence[Mapping[str, Any]], recipe: recipes.Recipe) -> dict[str, Any]:
+    """The epoch that the test set itself would choose, among those with the final network's classifier.
+
+    It is only for comparison with papers that select so.
+    """
+    renewed = max((index for index, stage in enumerate(recipe.stages) if stage.head is not None), default=0)
+    tested = [entry for entry in history if entry.get("test") and entry["stage"] >= renewed]
+    best = min(tested, key=lambda entry: entry["test"]["error"], default=None)
+    return {"error_best": best["test"]["error"] if best else None, "error_best_epoch": best["epoch"] if best else None}
+
+
+def _validation_error(trainer: Trainer, data: LongTailed) -> dict[str, float]:
+    return {"error_validation": evaluate.error(trainer.predict("validation"))} if data.validation is not None else {}
+
+
+def commit() -> str | None:
+    """Commit of the code that runs, with ``+changes`` where files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # A package that is installed into an environment lies in the checkout of whatever that is for.
+        if Path(git("rev-parse", "--show-toplevel"), "src", "safa").resolve() != here:
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
