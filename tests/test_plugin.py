@@ -1133,12 +1133,13 @@ def test_class_ids_of_any_integer_type_do_what_int64_does(augmenter, dtype):
     assert outs[1].labels.dtype == outs[0].labels.dtype
 
 
-@pytest.mark.parametrize("augmenter", [lambda: safa_of(4), lambda: Mixup(COUNTS)], ids=["safa", "mixup"])
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("augmenter", "wrong", "said"),
     [
-        (-1, "labels are class ids from 0 on, got -1"),
-        (5, "Small tells 5 classes apart, so labels are 0 to 4, got 5"),
+        (lambda: safa_of(4), -1, "labels are class ids from 0 on, got -1"),
+        (lambda: safa_of(4), 5, "SAFA was built with the counts of 5 classes, so labels are 0 to 4, got 5"),
+        (lambda: Mixup(COUNTS), -1, "labels are class ids from 0 on, got -1"),
+        (lambda: Mixup(COUNTS), 5, "Small tells 5 classes apart, so labels are 0 to 4, got 5"),
     ],
 )
 def test_labels_out_of_range_are_refused_before_they_are_taken_for_another_class(augmenter, wrong, said):

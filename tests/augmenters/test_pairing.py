@@ -93,7 +93,8 @@ IS_HEAD = torch.tensor([False, True, False, True, False, False, False])
 
 
 def matched(labels: list[int], positions: int = 4) -> Match | None:
-    return match_tail_to_head(torch.tensor(labels, dtype=torch.int64), IS_HEAD, positions)
+    ids = torch.tensor(labels, dtype=torch.int64)
+    return match_tail_to_head(ids, IS_HEAD[ids], positions)
 
 
 @unhurried

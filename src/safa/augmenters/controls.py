@@ -72,7 +72,7 @@ class Control(TailAugmenter, ABC):
         nothing = zero_beside(features)
         if not (self.active and self.training):
             return Augmented(features, labels, nothing)
-        match = match_tail_to_head(labels, self.is_head, maps.shape[2] * maps.shape[3])
+        match = match_tail_to_head(labels, self.heads_of(labels), maps.shape[2] * maps.shape[3])
         if match is None:
             return Augmented(features, labels, nothing)
         made = self.as_given(self.make(lifted(maps.detach()), match))

@@ -99,15 +99,15 @@ class DeltaEncoder(TailAugmenter):
         maps = self.as_maps(features)
         if not self.training:
             return Augmented(features, labels, zero_of(self))
-        source = maps.detach()
-        sample, reference = self._head_pairs(labels)
+        source, is_head = maps.detach(), self.heads_of(labels)
+        sample, reference = self._head_pairs(labels, is_head)
         if len(sample) == 0:
             return Augmented(features, labels, zero_of(self))
         x, ref = source[sample], source[reference]
         rebuilt = self.decode(ref, self.encode(x, ref, self.dropout), self.dropout)
         term = weighted_l1(rebuilt, x)
         loss, terms = self.reconstruction * term + zero_of(self), {"reconstruction": term.detach()}
-        tail = (~self.is_head[labels]).nonzero().squeeze(1)
+        tail = (~is_head).nonzero().squeeze(1)
         if not self.active or len(tail) == 0:
             return Augmented(features, labels, loss, terms)
         drawn = tail[spread(len(sample), len(tail), labels.device)]
@@ -132,10 +132,10 @@ class DeltaEncoder(TailAugmenter):
         weights = f"dropout={self.dropout}, reconstruction={self.reconstruction}"
         return f"{super().extra_repr()}, {weights}, start={self.start!r}, rectify={self.rectify}"
 
-    def _head_pairs(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _head_pairs(self, labels: Tensor, is_head: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (sample, reference) of one head class each, every pair in both directions."""
         first, second, _ = same_class_pairs(labels)
-        head = self.is_head[labels[first]]
+        head = is_head[first]
         first, second = first[head], second[head]
         return torch.cat([first, second]), torch.cat([second, first])
 

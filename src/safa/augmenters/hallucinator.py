@@ -77,7 +77,7 @@ class Hallucinator(TailAugmenter):
         maps = self.as_maps(features)
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
-        tail = (~self.is_head[labels]).nonzero().squeeze(1).repeat(self.copies)
+        tail = (~self.heads_of(labels)).nonzero().squeeze(1).repeat(self.copies)
         if len(tail) == 0:
             return Augmented(features, labels, zero_of(self))
         source = maps.detach()

@@ -89,15 +89,15 @@ def match_tail_to_head(labels: Tensor, is_head: Tensor, positions: int) -> Match
 
     Args:
         labels: shape (n,), int64.
-        is_head: shape (k,), bool.
+        is_head: shape (n,), bool; which rows are of head classes.
         positions: of one feature, h * w. With a single one, SAFA's batch norm needs two head pairs.
 
     Returns:
         None where nothing is to be generated, for want of head pairs or tail rows.
     """
     first, second, single = same_class_pairs(labels)
-    head = is_head[labels[first]]
-    lonely = single[~is_head[labels[single]]]
+    head = is_head[first]
+    lonely = single[~is_head[single]]
     head_i, head_j = first[head], second[head]
     tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
     if len(head_i) < (1 if positions > 1 else 2) or len(tail_i) == 0:

@@ -103,10 +103,10 @@ class RSG(TailAugmenter):
         maps = self.as_maps(features)
         if not self.training or len(labels) == 0:
             return Augmented(features, labels, zero_of(self))
-        source = maps.detach()
+        source, is_head = maps.detach(), self.heads_of(labels)
         assignment = self.assign(source, labels)
         values = {"cesc": self._center_estimation(source, labels, assignment)} if self.cesc else {}
-        head, tail = self._meet(labels) if self.active else (labels[:0], labels[:0])
+        head, tail = self._meet(is_head) if self.active else (labels[:0], labels[:0])
         rows, new_labels = features, labels
         if len(head):
             center = self.centers.detach()[labels, assignment.argmax(dim=1)]
@@ -146,15 +146,14 @@ class RSG(TailAugmenter):
         no_class_left = F.cross_entropy(logits, torch.zeros(len(head), dtype=torch.long, device=head.device))
         return no_class_left + maximized_vector(variation, moved, direction, self.released)
 
-    def _meet(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _meet(self, is_head: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (head, tail) to be combined; both empty when either is missing."""
-        is_head = self.is_head[labels]
         head, tail = is_head.nonzero().squeeze(1), (~is_head).nonzero().squeeze(1)
         fewer, more = sorted((len(head), len(tail)))
         if fewer == 0:
-            return labels[:0], labels[:0]
+            return head[:0], tail[:0]
         segments = max(1, int(more * self.transfer_strength / fewer))
-        row = torch.arange(segments * fewer, device=labels.device)
+        row = torch.arange(segments * fewer, device=is_head.device)
         return head[row % len(head)], tail[row % len(tail)]
 
 

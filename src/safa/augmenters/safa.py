@@ -122,7 +122,7 @@ class SAFA(TailAugmenter):
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
         source = maps.detach() if self.reading.detach else maps
-        match = match_tail_to_head(labels, self.is_head, maps.shape[2] * maps.shape[3])
+        match = match_tail_to_head(labels, self.heads_of(labels), maps.shape[2] * maps.shape[3])
         if match is None:
             return Augmented(features, labels, zero_of(self))
         generated = self._generate(source, match)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from safa import recipe as recipes
+from safa.data.listing import first_few
 from safa.data.longtail import Subset, draw_subset, shot_groups
 from safa.data.sources import Source, Split, load_source
 from safa.errors import UserError
@@ -74,8 +75,7 @@ class LongTailed:
                 f"own validation split are not used"
             )
         if skipped:
-            first = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
-            remarks.append(f"{len(skipped)} unreadable files were left out: {first}")
+            remarks.append(f"{len(skipped)} unreadable files were left out: {first_few(skipped)}")
         return tuple(remarks)
 
     def facts(self) -> Mapping[str, Any]:
