@@ -20,15 +20,14 @@ from safa.errors import UserError
 from safa.heads import (
     AdjustedHead,
     CosineHead,
-    Fitting,
     LinearHead,
     NearestMeanHead,
-    Refitted,
     ScaledHead,
     TauNormalisedHead,
     balanced_error,
     tau_normalised,
 )
+from safa.types import Fitting, Refitted
 
 COUNTS = [60, 12, 3]
 SECOND_STAGE = {

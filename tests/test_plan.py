@@ -15,6 +15,7 @@ from safa.recipe import Augmenter, Data, Model, Named, Optimizer, Recipe, Schedu
 FACTS = {"images": "a" * 64, "subset": "b" * 64, "image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
 LDAM, DRW = Stage(160, loss=Named("ldam")), Stage(40, loss=Named("ldam"), weighting=Named("effective_number"))
 SAFA = replace(DRW, augmenter=Augmenter("safa"))
+HOT = replace(DRW, epochs=20, schedule=Schedule(lr=0.05, milestones=(14,), warmup_epochs=0))
 MODEL = Model(Named("resnet32"), Named("cosine", {"scale": 30}))
 
 
@@ -211,8 +212,27 @@ def test_a_schedule_of_a_stage_counts_from_its_first_epoch():
     assert [epoch.lr for epoch in epochs[3:]] == pytest.approx([1.0, 0.5])
 
 
-def test_a_stage_without_epochs_adds_nothing():
-    assert keys(run(replace(DRW, epochs=0), LDAM)) == keys(run(LDAM))
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        (run(replace(LDAM, epochs=100)), ["schedule.milestones has 160, 180, beyond the last epoch, 99"]),
+        (run(LDAM, replace(DRW, epochs=10)), ["schedule.milestones has 180, beyond the last epoch, 169"]),
+        (run(LDAM, HOT), []),  # the run's milestones are left to the stage that takes over
+        (run(LDAM, replace(HOT, epochs=5)), ["stages.1.schedule.milestones has 14, beyond the last epoch, 4"]),
+        (run(LDAM, replace(HOT, epochs=14)), ["stages.1.schedule.milestones has 14, beyond the last epoch, 13"]),
+        (run(LDAM, replace(HOT, epochs=15)), []),
+        (run(replace(LDAM, epochs=181), Stage(0)), []),
+        (run(Stage(5), schedule=Schedule(milestones=())), []),
+        (run(Stage(5), schedule=Schedule(kind="cosine")), []),
+    ],
+)
+def test_a_milestone_that_no_epoch_reaches_is_told(recipe, told):
+    assert [remark.partition(":")[0] for remark in plan.remarks(recipe)] == told
+
+
+@pytest.mark.parametrize("name", library.names())
+def test_nothing_is_remarked_on_a_recipe_of_the_library(name):
+    assert plan.remarks(recipes.load(library.find(name)[1])) == []
 
 
 def test_an_optimizer_stays_in_force_until_another_is_named():

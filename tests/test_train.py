@@ -202,6 +202,12 @@ def test_an_augmenter_that_may_not_generate_is_left_alone(trained, tmp_path):
     assert equal(idle.augmenter.state_dict(), fresh.state_dict())
 
 
+def test_an_augmenter_that_may_not_generate_stays_idle_when_a_finished_run_is_read_back(trained, tmp_path):
+    trained(Stage(1, augmenter=SAFA, generate=False), folder=tmp_path)
+    again = trained(Stage(1, augmenter=SAFA, generate=False), folder=tmp_path)
+    assert not again.augmenter.active
+
+
 def make_augmenter(trainer: Trainer) -> nn.Module:
     return trainer.parts.augmenter(trainer.recipe.stages[0].augmenter, trainer.model, 0)
 
@@ -452,6 +458,11 @@ def test_a_loss_and_a_head_of_different_scale_are_refused(make):
 
 def test_stages_that_all_train_for_no_epoch_are_refused(make):
     assert "the stages train for 0 epochs together" in refused(make(Stage(0), Stage(0, head=Named("nearest_mean"))))
+
+
+def test_a_stage_that_neither_trains_nor_names_a_head_is_refused(make):
+    idle = Stage(0, optimizer=Optimizer(momentum=0.1))
+    assert "stage 1 trains for 0 epochs and names no head; name one or" in refused(make(Stage(1), idle, Stage(1)))
 
 
 def test_pairs_in_an_odd_batch_are_refused(make):

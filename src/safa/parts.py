@@ -48,6 +48,8 @@ class Parts:
                 f"head {self.recipe.model.head.name!r} starts from a head learnt before it; name it in a later stage"
             )
         for index, stage in enumerate(self.recipe.stages):
+            if stage.epochs == 0 and stage.head is None:  # its optimizer would still be that of the stages after it
+                raise UserError(f"stage {index} trains for 0 epochs and names no head; name one or leave it out")
             if stage.head is not None:
                 model.add_module(assembly.HEAD, self.head(stage.head, model, index))
             assembly.criterion(stage, self.data.class_counts, assembly.head_of(model))

@@ -48,7 +48,8 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
         recipe: what to run.
         data_facts: what the training images are (hash of the drawn subset, normalisation, …), and ``validation``,
             which ones are held out, if any; ``LongTailed.facts``.
-        world_size: processes; their number changes batch-norm statistics, so it is part of the address.
+        world_size: processes; part of the address, since each has its own batch-norm statistics, class weights add up
+            to 1 within each, and each pairs its own rows.
     """
     key, held_out = start_key(recipe, data_facts, world_size), data_facts.get("validation")
     epochs: list[Epoch] = []
@@ -114,6 +115,27 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, la
     if last and stage.averaging is not None:
         plain["becomes_average"] = True
     return dict(plain)
+
+
+def remarks(recipe: recipes.Recipe) -> list[str]:
+    """Milestones that no epoch reaches, as a stage that was shortened leaves them; a sentence each, for the user.
+
+    The run's schedule counts only where the last stage that trains follows it: a stage with a schedule of its own may
+    be meant to take over before the run's milestones, as in the recipes of the hot second stage.
+    """
+    trained = [(index, stage) for index, stage in enumerate(recipe.stages) if stage.epochs > 0]
+    followed = [(f"stages.{index}.schedule", s.schedule, s.epochs) for index, s in trained if s.schedule is not None]
+    if trained and trained[-1][1].schedule is None:
+        followed.append(("schedule", recipe.schedule, recipe.epochs))
+    found = []
+    for key, schedule, epochs in followed:
+        unreached = [str(milestone) for milestone in schedule.milestones if milestone >= epochs]
+        if schedule.kind == "multistep" and unreached:
+            found.append(
+                f"{key}.milestones has {', '.join(unreached)}, beyond the last epoch, {epochs - 1}: the learning rate "
+                "does not fall there; set the list to fit, or to [] for one rate"
+            )
+    return found
 
 
 def ends_of_stages(epochs: list[Epoch]) -> set[str]:

@@ -117,7 +117,7 @@ class Schedule:
         milestones: 0-based epochs from which the rate is multiplied by ``factor`` once more.
         factor: see ``milestones``.
         warmup_epochs: epoch e of these trains at ``lr * (e + 1) / warmup_epochs``.
-        final: rate that a cosine ends at.
+        final: rate that a cosine falls to; it would be that of the epoch after the last.
     """
 
     lr: float = 0.1

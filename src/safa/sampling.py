@@ -4,7 +4,8 @@ The order of an epoch is a pure function of (seed, epoch) and the share of a pro
 well; no state is kept, so ``set_epoch`` is all a resumed run needs. ``batch_size`` counts the images of one
 process. The order of all processes is padded by starting over until it divides by ``world_size``, and rank r
 takes every ``world_size``-th item from r on: all ranks get equally many batches of equal sizes, and, but for
-the padding, their batches together are those of one process with a ``world_size`` times larger batch.
+the padding, their batches together hold the images of one process with a ``world_size`` times larger batch. Training
+on them is not the same: batch norm, class weights and same-class pairs see the rows of one process.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ from safa.types import Output
 
 
 class Sums:
-    """Running sums of one epoch's loss terms and diagnostics; on the device, since reading one would wait for it."""
+    """Running sums of one epoch's loss terms and diagnostics, of this process alone.
+
+    They stay on the device, since reading one would wait for it.
+    """
 
     def __init__(self) -> None:
         self.terms: dict[str, Tensor] = {}

@@ -29,6 +29,9 @@ from safa.stop import StopRequest
 from safa.sums import Sums, assigned
 from safa.types import Lookahead, Output, Refitted
 
+ASKED_EVERY = 20
+"""Steps after which several processes on accelerators agree on whether to stop, since the answer waits for them all."""
+
 
 class Stopped(Exception):  # noqa: N818  (not an error: what the user asked for)
     """Training was asked to stop and has saved its state; ``signal_number`` says by which signal."""
@@ -78,7 +81,7 @@ class Trainer:
         self.augmenter: Any = None
         self.reweighter: Any = None
         self.average: AveragedModel | None = None
-        self.optimizer_state: dict[str, Any] | None = None
+        self.restored_optimizer: dict[str, Any] | None = None  # its state, until a stage takes it
         self.history: list[dict[str, Any]] = []
         self.reused_epochs = 0
         self.reused_of: dict[str, Any] = {}  # what made the epochs that the cache gave, where the state says so
@@ -198,37 +201,41 @@ class Trainer:
         """Build what the stage names; carry on with what it has in common with the stage before."""
         stage, former = epoch.stage, self.stage
         self.batches = self.parts.training_batches(stage)
+        anew = not resumed and self._change_augmenter(stage, epoch.index)
+        # Taken while the parameters that learn are still those of the stage before.
+        momentum = self._momentum(of_network_alone=anew)
         if not resumed:
-            self._change_augmenter(stage, epoch.index)
             self._change_head(epoch)
             if former is None or former.reweighting != stage.reweighting:
                 self.reweighter = self.parts.reweighter(stage, epoch.index)
             self.average = self._average(stage)
         self.criterion = assembly.criterion(stage, self.data.class_counts, assembly.head_of(self.model)).to(self.device)
+        self._set_augmenter(stage)
+        assembly.set_trainable(self.model, stage.trainable)
+        bare = PlugIn(self.model, self.plug_before, self.augmenter)
+        other = stage.head is not None or (former is not None and former.trainable != stage.trainable)
+        restart = not resumed and (stage.optimizer is not None or other)
+        optimizer = self._optimizer(epoch, None if restart else momentum)
+        self.accelerator.free_memory()  # forget the wrapping of the stage before
+        self.plug, self.optimizer = self.accelerator.prepare(bare, optimizer)
+        self.stage = stage
+
+    def _change_augmenter(self, stage: recipes.Stage, index: int) -> bool:
+        """Keep the augmenter while its recipe stays the same; else build a new one. Whether it is another now."""
+        former = self.stage.augmenter if self.stage else None
+        if stage.augmenter == former:
+            return False
+        self.augmenter = self.parts.augmenter(stage.augmenter, self.model, index)
+        return True
+
+    def _set_augmenter(self, stage: recipes.Stage) -> None:
+        """Let the augmenter learn and generate as the stage says, and sit where it says."""
         self.plug_before = stage.augmenter.before if stage.augmenter else None
         if self.augmenter is not None:
             # DDP waits for the gradient of every parameter that can have one; an idle augmenter's get none. Set first,
             # since an augmenter may freeze a part of itself when it becomes active.
             self.augmenter.requires_grad_(stage.generate or self.augmenter.learns_while_idle)
             self.augmenter.active = stage.generate
-        assembly.set_trainable(self.model, stage.trainable)
-        bare = PlugIn(self.model, self.plug_before, self.augmenter)
-        other = stage.head is not None or (former is not None and former.trainable != stage.trainable)
-        optimizer = self._optimizer(epoch, restart=not resumed and (stage.optimizer is not None or other))
-        self.accelerator.free_memory()  # forget the wrapping of the stage before
-        self.plug, self.optimizer = self.accelerator.prepare(bare, optimizer)
-        self.stage = stage
-
-    def _change_augmenter(self, stage: recipes.Stage, index: int) -> None:
-        """Keep the augmenter while its recipe stays the same; else build a new one, which starts without momentum."""
-        former = self.stage.augmenter if self.stage else None
-        if stage.augmenter == former:
-            return
-        if self.optimizer_state is None and self.stage is not None:
-            self.optimizer_state = self.optimizer.state_dict()
-        if self.optimizer_state is not None:
-            self.optimizer_state = _only_first(self.optimizer_state, len(self._learning()))
-        self.augmenter = self.parts.augmenter(stage.augmenter, self.model, index)
 
     def _change_head(self, epoch: Epoch) -> None:
         """The stage's own classifier, if it names one, made from the former one where it wants that."""
@@ -249,20 +256,25 @@ class Trainer:
         moving = get_ema_multi_avg_fn(stage.averaging)  # type: ignore[no-untyped-call]
         return AveragedModel(self.model, multi_avg_fn=moving, use_buffers=True)
 
-    def _optimizer(self, epoch: Epoch, restart: bool) -> torch.optim.Optimizer:
+    def _momentum(self, *, of_network_alone: bool) -> dict[str, Any] | None:
+        """State of the optimizer so far, restored or of the stage before; a new augmenter starts without any."""
+        state, self.restored_optimizer = self.restored_optimizer, None
+        if state is None and self.stage is not None:
+            state = self.optimizer.state_dict()
+        if state is None or not of_network_alone:
+            return state
+        parameters = len(self._learning())  # they come first; the former augmenter's are dropped
+        return {"state": {i: s for i, s in state["state"].items() if i < parameters}}
+
+    def _optimizer(self, epoch: Epoch, momentum: dict[str, Any] | None) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": self._learning(), "lr_scale": 1.0}]
         if self.augmenter is not None:
             scale = epoch.stage.augmenter.lr_scale if epoch.stage.augmenter else 1.0
             groups.append({"params": list(self.augmenter.parameters()), "lr_scale": scale})
         optimizer = assembly.optimizer(optimizer_of(self.recipe, epoch.stage_index), epoch.lr, groups)
-        carried = self.optimizer_state
-        if carried is None and self.stage is not None:
-            carried = self.optimizer.state_dict()
-        self.optimizer_state = None
-        if carried is not None and not restart:
-            optimizer.load_state_dict(
-                {"state": carried["state"], "param_groups": optimizer.state_dict()["param_groups"]}
-            )
+        if momentum is not None:
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": momentum["state"], "param_groups": groups})
         return optimizer
 
     def _learning(self) -> list[nn.Parameter]:
@@ -324,7 +336,7 @@ class Trainer:
             self._set_head(self.parts.head(head, self.model, last.stage_index))
         self._load_weights(state)
         assembly.set_trainable(self.model, last.stage.trainable)
-        self.optimizer_state = state["optimizer"]
+        self.restored_optimizer = state["optimizer"]
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.augmenter = self.parts.augmenter(last.stage.augmenter, self.model, 0)
@@ -337,7 +349,7 @@ class Trainer:
             self._enter(last, resumed=True)
         else:
             self.stage = last.stage
-            self.plug_before = last.stage.augmenter.before if last.stage.augmenter else None
+            self._set_augmenter(last.stage)
 
     def _load_weights(self, state: dict[str, Any]) -> None:
         trained = state.get("trained")
@@ -478,6 +490,8 @@ class Trainer:
         """Whether any process was asked to stop; all must leave at the same step, or the others wait for ever."""
         if self.accelerator.num_processes == 1:
             return stop.requested
+        if self.device.type != "cpu" and self.step % ASKED_EVERY:
+            return False
         flag = torch.tensor([float(stop.requested)], device=self.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
 
@@ -486,10 +500,5 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("TensorBoard is not installed; pip install 'safa[track]' or leave --track out") from error
+        raise UserError("TensorBoard is not installed; pip install tensorboard, or leave --track out") from error
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-def _only_first(state: dict[str, Any], parameters: int) -> dict[str, Any]:
-    """Optimizer state of the network's parameters, which come first; the former augmenter's is dropped."""
-    return {"state": {i: s for i, s in state["state"].items() if i < parameters}}

@@ -17,7 +17,6 @@ from safa.heads.cosine import CosineHead
 from safa.heads.nearest_mean import NearestMeanHead
 from safa.heads.scaled import ScaledHead
 from safa.heads.tau_normalised import TAUS, TauNormalisedHead, balanced_error, tau_normalised
-from safa.types import Fitting, Refitted
 
 HeadBuilder = Callable[[int, int], nn.Module]
 """``(in_features, num_classes) -> head``: a class, or for instance ``partial(CosineHead, scale=20.0)``."""
@@ -29,11 +28,9 @@ __all__ = [
     "TAUS",
     "AdjustedHead",
     "CosineHead",
-    "Fitting",
     "HeadBuilder",
     "LinearHead",
     "NearestMeanHead",
-    "Refitted",
     "ScaledHead",
     "TauNormalisedHead",
     "balanced_error",
