@@ -1,12 +1,15 @@
-"""The tables of README and docs are those that the committed result lines give: no figure is typed by hand."""
+"""What README and docs say holds: tables are those that the committed result lines give, links and commands work."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import subprocess
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from safa import library
+from safa import recipe as recipes
 from safa.cli import parser
 from safa.commands.reporting import markdown_of
 from safa.report import lines, readme
@@ -14,6 +17,7 @@ from safa.report.tradeoff import write_tradeoff
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").glob("*.md")]
 COMMAND_LINE = ROOT / "docs" / "command_line.md"
 RESULTS = sorted((ROOT / "results").glob("*.jsonl"))
 
@@ -41,12 +45,57 @@ def test_the_chart_of_the_trade_is_drawn_from_the_committed_lines(tmp_path):
     assert drawn.read_text(encoding="utf-8") == (ROOT / "docs" / "tradeoff.svg").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
-def test_every_local_link_leads_somewhere(document):
-    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
-    for link in links:
+def anchors(page: str) -> set[str]:
+    """What GitHub calls the sections of a page: its headings in lower case, without markup and punctuation."""
+    found: list[str] = []
+    for heading in re.findall(r"^#{1,6} (.+?) *$", re.sub(r"^```.*?^```", "", page, flags=re.M | re.S), re.M):
+        shown = re.sub(r"\[(.+?)\]\(.+?\)", r"\1", heading).lower()
+        found.append(re.sub(r"[^\w\- ]", "", shown).replace(" ", "-"))
+    return {name if nth == 0 else f"{name}-{nth}" for i, name in enumerate(found) for nth in [found[:i].count(name)]}
+
+
+def test_sections_are_called_as_github_calls_them():
+    page = "# A `b_c` of [SAFA](x.md), and – more\n## Two\n```bash\n# no heading\n```\n### Two\n"
+    assert anchors(page) == {"a-b_c-of-safa-and--more", "two", "two-1"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_local_link_leads_somewhere(page):
+    for link in re.findall(r"\]\((\S+?)\)", page.read_text(encoding="utf-8")):
+        name, _, section = link.partition("#")
         if "://" not in link:
-            assert (document.parent / link).exists(), link
+            target = page.parent / name if name else page
+            assert target.exists(), link
+            assert not section or section in anchors(target.read_text(encoding="utf-8")), link
+
+
+def calls(page: Path) -> list[list[str]]:
+    """Words of the safa commands in the blocks of bash, their braces expanded as bash does it."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    commands = re.findall(r"^(?:[^#\n]*[ /])?safa ([^&|#\n]*)", "".join(blocks).replace("\\\n", " "), re.M)
+    script = "set -f\n" + "\n".join(f"printf '%s\\n' {command}; echo" for command in commands)
+    told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    return [call.splitlines() for call in told.split("\n\n") if call]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/own_images.md", "docs/recipes.md", "docs/results.md"])
+def test_every_command_is_one_and_every_recipe_and_setting_of_it_is_there(name):
+    found = calls(ROOT / name)
+    assert len(found) >= 4
+    for words in found:
+        given = parser().parse_args(words)[words[0]]
+        named = given.recipes if words[0] == "compare" else [given.recipe] if words[0] == "train" else []
+        for recipe in named:
+            if not recipe.endswith(".yaml"):  # the reader's own
+                recipes.load(library.find(recipe)[1], given.set)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_recipe_that_a_page_names_is_there(page):
+    groups = "|".join({name.partition("/")[0] for name in library.names()})
+    named = set(re.findall(rf"`((?:{groups})/[a-z0-9/-]*[a-z0-9])`", page.read_text(encoding="utf-8")))
+    folders = {str(parent) for name in library.names() for parent in PurePosixPath(name).parents}
+    assert named <= {*library.names(), *folders}
 
 
 @pytest.mark.parametrize(

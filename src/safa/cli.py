@@ -17,6 +17,12 @@ _KINDS = {
     "PositiveInt": "a whole number of at least 1",
     "<class 'float'>": "a number",
 }
+_ARGUMENTS = {
+    "name": "a data set, an image folder or a CSV file",
+    "run": "the folder of a run",
+    "paths": "image files or folders",
+    "recipes": "the recipes to compare, before any --set",
+}
 
 EXAMPLES = """examples:
   safa compare digits/ldam-drw digits/ldam-drw-safa        about a minute; a table and a page
@@ -86,14 +92,21 @@ def _plainly(message: str) -> str:
         return f"{named}; there are {', '.join(_COMMANDS)}"
     missing = re.match(r"the following arguments are required: (.+)", message)
     if missing:
-        names = ", ".join(name.partition(".")[2] for name in missing[1].split(", "))
-        return "name the recipes to compare, before any --set" if names == "recipes" else f"{names} must be named"
+        return "name " + " and ".join(_ARGUMENTS[name.partition(".")[2]] for name in missing[1].split(", "))
+    return _wrong_value(message) or message
+
+
+def _wrong_value(message: str) -> str | None:
+    """What an option takes and what it got; None where the message is about something else."""
     key = re.match(r'Parser key "([\w.]+)"', message)
-    wanted = next((words for kind, words in _KINDS.items() if kind in message), None)
+    literal = re.search(r"Literal\[(.+?)\]", message)
+    choices = re.findall(r"'(\w+)'", literal[1]) if literal else []
+    one_of = f"one of {', '.join(choices)}" if choices else None
+    wanted = next((words for kind, words in _KINDS.items() if kind in message), one_of)
     if not key or not wanted:
-        return message
+        return None
     value = re.search(r"(?:value|base 10|Int): '?([^'\n]*?)'?(?: does not|$)", message)
-    return f"--{key[1]} must be {wanted}" + (f", got {value[1]!r}" if value else "")
+    return f"--{key[1]} must be {wanted}" + (f", got {value[1]!r}{closest(value[1], choices)}" if value else "")
 
 
 def _version() -> str:
@@ -214,9 +227,21 @@ def _data(p: ArgumentParser) -> None:
     p.add_argument("name", type=str, help="a data set, an image folder or a CSV file")
     p.add_argument("--root", type=str, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
     p.add_argument("--imbalance_factor", type=float, metavar="X", help="draw an exponential tail first")
-    p.add_argument("--profile", type=str, metavar="exponential|step|as_found", help="shape of the tail")
+    p.add_argument(
+        "--profile",
+        type=Literal["exponential", "step", "as_found"],
+        metavar="exponential|step|as_found",
+        help="shape of the tail",
+    )
+    p.add_argument("--largest", type=PositiveInt, metavar="N", help="images of the drawn tail's largest class")
     p.add_argument("--png", type=str, metavar="FILE", help="draw the tail into this file")
-    p.add_argument("--on_corrupt", type=Literal["stop", "skip"], default="stop", help="at an unreadable file")
+    p.add_argument(
+        "--on_corrupt",
+        type=Literal["stop", "skip"],
+        default="stop",
+        metavar="stop|skip",
+        help="at an unreadable file",
+    )
 
 
 def _list(p: ArgumentParser) -> None:

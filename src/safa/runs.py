@@ -23,7 +23,7 @@ from safa.errors import UserError
 from safa.files import read_json, write_atomically
 from safa.job import RESULT, Job, describe, job_of, refuse_another_recipe, refuse_other_images
 from safa.parts import Parts
-from safa.plan import epochs_of, shared_epochs
+from safa.plan import epochs_of, remarks, shared_epochs
 from safa.progress import Progress
 from safa.report import lines
 from safa.train import Trainer
@@ -69,6 +69,7 @@ def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Ite
     """
     data = data or _load(job.recipe.data, machine)
     _refuse_mistakes([job], {_data_key(job): data}, machine)
+    _say_remarks([job], machine)
     return _finished(job, machine) or _train(job, data, machine, save_at)
 
 
@@ -89,6 +90,7 @@ def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
     loaded = _load_each_once(jobs, machine)
     _refuse_mixture(jobs, loaded)
     _refuse_mistakes(jobs, loaded, machine)
+    _say_remarks(jobs, machine)
     forks = forks_of(jobs, loaded, accelerator_for(jobs[0].recipe, machine).num_processes)
     total = sum(job.recipe.epochs for job in jobs)
     results = []
@@ -165,6 +167,12 @@ def _load_each_once(jobs: Sequence[Job], machine: Machine) -> dict[str, LongTail
         if key not in loaded:
             loaded[key] = _load(job.recipe.data, machine)
     return loaded
+
+
+def _say_remarks(jobs: Sequence[Job], machine: Machine) -> None:
+    """Once for each recipe, however many seeds it is run with."""
+    for remark in dict.fromkeys(f"{job.name}: {remark}" for job in jobs for remark in remarks(job.recipe)):
+        machine.say(remark)
 
 
 def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:

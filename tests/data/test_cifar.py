@@ -215,7 +215,7 @@ def test_without_a_folder_and_a_network_the_ways_out_are_named(monkeypatch):
 
 def test_without_a_folder_and_datasets_the_ways_out_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'safa\[data\]'"):
+    with pytest.raises(UserError, match="pip install datasets pyarrow; or name a folder"):
         load_source("cifar100")
 
 

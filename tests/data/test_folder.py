@@ -94,6 +94,20 @@ def test_without_a_test_folder_a_fifth_of_each_class_is_kept_and_said(tmp_path):
     assert load_source(str(tmp_path), image_size=32).fingerprint == source.fingerprint
 
 
+def test_a_validation_folder_without_a_test_folder_is_not_tested_on_and_the_way_to_do_so_is_said(tmp_path):
+    for split, number in (("train", 10), ("val", 4)):
+        fill(tmp_path / split, {"a": number, "b": number})
+    source = load_source(str(tmp_path), image_size=32)
+    assert (len(source.train), len(source.test), len(source.validation)) == (16, 4, 8)
+    assert source.notes == (
+        "no test split: 4 training images (20% of each class) are kept for it; the validation split is for choosing "
+        "settings: to test on it, and train on all images, call it test",
+    )
+    (tmp_path / "val").rename(tmp_path / "test")  # as the note says
+    source = load_source(str(tmp_path), image_size=32)
+    assert (len(source.train), len(source.test), source.notes) == (20, 8, ())
+
+
 def test_class_folders_alone_are_a_training_split_and_said(tmp_path):
     fill(tmp_path, {"a": 10, "b": 5})
     source = load_source(str(tmp_path), image_size=32)
@@ -243,7 +257,8 @@ def test_corrupt_files_stop_with_the_first_names_and_the_count(seven_broken, lim
     ) as caught:
         load_source(str(seven_broken), in_memory_limit=limit)
     assert "and 2 more" in str(caught.value)
-    assert "on_corrupt='skip'" in str(caught.value)
+    ways = "with --on_corrupt skip, in training with --set data.on_corrupt=skip (in Python on_corrupt='skip')"
+    assert str(caught.value).endswith(ways)
 
 
 @pytest.mark.parametrize("limit", [2**30, 1000])

@@ -133,7 +133,7 @@ def test_corrupt_files_stop_by_name(deployed, damaged):
     assert f"{damaged / 'b.png'} (the file is empty)" in message
     assert f"{damaged / 'c.jpg'} (not a known image format)" in message
     assert "a.png" not in message
-    assert message.endswith("or skip them with on_corrupt='skip'")
+    assert message.endswith("or skip them with --on_corrupt skip (in Python on_corrupt='skip')")
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])

@@ -14,7 +14,8 @@ def data(
     name: str,
     root: str | None,
     imbalance_factor: float | None,
-    profile: str | None,
+    profile: Literal["exponential", "step", "as_found"] | None,
+    largest: int | None,
     png: str | None,
     on_corrupt: Literal["stop", "skip"],
 ) -> int:
@@ -23,8 +24,10 @@ def data(
     from safa.data import tail
     from safa.data.dataset import load
 
+    if imbalance_factor is None and (profile in ("exponential", "step") or largest is not None):
+        raise UserError("to draw a tail, name its length, too: --imbalance_factor X, largest over smallest class")
     shape = profile or ("exponential" if imbalance_factor is not None else "as_found")
-    plain: dict[str, Any] = {"name": name, "root": root, "profile": shape, "on_corrupt": on_corrupt}
+    plain: dict[str, Any] = {"name": name, "root": root, "profile": shape, "on_corrupt": on_corrupt, "largest": largest}
     if imbalance_factor is not None:
         plain["imbalance_factor"] = imbalance_factor
     spec = recipes.from_plain({"method": "none", "stages": [{"epochs": 0}], "data": plain}).data

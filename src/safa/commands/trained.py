@@ -54,7 +54,7 @@ def export(run: str, format: str, output: str | None) -> int:
     """Write the bare network, checked against the original."""
     from safa.deploy import export, formats, network
 
-    suffix = formats.FORMATS[format].suffix if format in formats.FORMATS else f".{format}"
+    suffix = formats.format_called(format).suffix
     deployed = network.load_run(Path(run))
     for note in deployed.notes:
         warn(note)

@@ -107,9 +107,7 @@ def _read_parquet(name: Name, file: Path) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(
-            f"reading {name} from parquet needs pyarrow; install it with: pip install 'safa[data]'"
-        ) from error
+        raise UserError(f"reading {name} from parquet needs pyarrow; install it with: pip install pyarrow") from error
     try:
         return pyarrow.parquet.read_table(file)
     except (OSError, pyarrow.ArrowException) as error:
@@ -214,7 +212,7 @@ def _from_hub(name: Name) -> tuple[Split, Split]:
         import datasets
     except ImportError as error:
         raise UserError(
-            f"no folder was named to read {name} from, and the hub needs: pip install 'safa[data]'; or {ways}"
+            f"no folder was named to read {name} from, and the hub needs: pip install datasets pyarrow; or {ways}"
         ) from error
     try:
         loaded = datasets.load_dataset(_HUB_NAMES[name])

@@ -130,6 +130,8 @@ def _with_test_split(listing: Listing) -> Listing:
     untested = int((count_labels(train.labels[cut], num_classes) == 0).sum())
     note = f"no test split: {len(cut)} training images ({TEST_FRACTION:.0%} of each class) are kept for it"
     note += f"; {untested} of {num_classes} classes are too small to give one" if untested else ""
+    if "validation" in listing.splits:  # as ImageNet comes, whose val/ papers test on
+        note += "; the validation split is for choosing settings: to test on it, and train on all images, call it test"
     splits = {**listing.splits, "train": _rows(train, kept), "test": _rows(train, cut)}
     return replace(listing, splits=splits, notes=(*listing.notes, note))
 
@@ -211,7 +213,8 @@ def _report(listing: Listing, errors: Sequence[CorruptImageError], on_corrupt: O
         listed = first_few([f"{listing.shown(Path(error.file))} ({error.reason})" for error in errors])
         raise UserError(
             f"{len(errors)} of the image files of {listing.name!r} cannot be read: {listed}; "
-            f"mend or remove them, or skip them with on_corrupt='skip'"
+            f"mend or remove them, or skip them with --on_corrupt skip, in training with --set data.on_corrupt=skip "
+            f"(in Python on_corrupt='skip')"
         )
     return tuple(listing.shown(Path(error.file)) for error in errors)
 

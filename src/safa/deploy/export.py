@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from safa.deploy.formats import FORMATS, own_code
+from safa.deploy.formats import FORMATS, format_called, own_code
 from safa.deploy.network import Card, Classifier, Deployed
-from safa.errors import UserError, closest
+from safa.errors import UserError
 from safa.files import refuse_unwritable, write_atomically
 
 TOLERANCE = 1e-4
@@ -55,14 +55,13 @@ def export(deployed: Deployed, format: str, output: Path) -> Exported:
             a network that torch.export cannot follow, or probabilities that differ by more than 1e-4.
     """
     output = Path(output)
-    if format not in FORMATS:
-        raise UserError(f"no format is called {format!r}{closest(format, FORMATS)}; there are {', '.join(FORMATS)}")
+    chosen = format_called(format)
     _check_output(output, format)
     model, card = deployed.classifier, deployed.card
     if not isinstance(model, Classifier):
         raise UserError("an ONNX or PT2 file cannot be exported again; export from the run, or from a safetensors file")
     content = _written(model, card, format)
-    read_back = FORMATS[format].read(content, _empty_copy(model, card), str(output))
+    read_back = chosen.read(content, _empty_copy(model, card), str(output))
     images, difference = _largest_difference(deployed, read_back)
     if not difference <= TOLERANCE:  # NaN is refused, too
         raise UserError(

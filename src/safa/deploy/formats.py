@@ -52,6 +52,17 @@ class Format:
     read: Callable[[bytes, nn.Module | None, str], Deployed]
 
 
+def format_called(name: str) -> Format:
+    """The format of this name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in FORMATS:
+        raise UserError(f"no format is called {name!r}{closest(name, FORMATS)}; there are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
 def load_exported(path: Path, *, network: nn.Module | None = None) -> Deployed:
     """Read a file that ``export`` wrote; its suffix says the format.
 
@@ -200,7 +211,8 @@ def _require(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise UserError(f"the onnx format needs the package {package}; pip install 'safa[export]'") from error
+            ways = f"pip install {' '.join(packages)}"
+            raise UserError(f"the onnx format needs the package {package}; {ways}") from error
 
 
 @contextlib.contextmanager

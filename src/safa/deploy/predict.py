@@ -170,7 +170,8 @@ def _files(path: Path) -> list[Path]:
 
 def _stop_message(errors: Sequence[CorruptImageError]) -> str:
     listed = first_few([f"{error.file} ({error.reason})" for error in errors])
-    return f"cannot read as an image: {listed}; mend or remove them, or skip them with on_corrupt='skip'"
+    ways = "mend or remove them, or skip them with --on_corrupt skip (in Python on_corrupt='skip')"
+    return f"cannot read as an image: {listed}; {ways}"
 
 
 def _shown(path: Path) -> str:
