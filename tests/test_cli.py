@@ -20,7 +20,7 @@ import safa
 from safa import cli, commands, library
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
-from safa.commands import console, trained
+from safa.commands import console, trained, training
 from safa.data import digits
 from safa.recipe import Named
 from safa.report import lines
@@ -78,6 +78,9 @@ def compared(files, tmp_path_factory) -> tuple[Path, str]:
     return out, printed.getvalue()
 
 
+RUNS = ("drw-seed0", "safa-seed0", "drw-seed1", "safa-seed1")
+
+
 @pytest.fixture(scope="module")
 def run(compared) -> Path:
     return compared[0] / "safa-seed0"
@@ -119,8 +122,24 @@ def test_compare_says_what_was_shared_and_shows_table_and_differences(compared):
     out, printed = compared
     assert "safa: 1 of 2 epochs came from the cache" in printed
     assert "4 runs of 8 epochs together; 2 of them were shared and trained once" in printed
-    assert re.search(r"\| digits \| 20 \| resnet8 \| LDAM-DRW-SAFA \| LDAM-DRW \| 2 \|", printed)
-    assert f"page:  {out / 'comparison.html'}\n" in printed
+    assert re.search(r"\ndigits, factor 20, resnet8: against LDAM-DRW *\n", printed)
+    assert re.search(r"\nLDAM-DRW-SAFA +2 +[+−]?\d+\.\d\d ±\d+\.\d\d .* [012] of 2 *\n", printed)
+    assert "|" not in printed
+    models = "".join(f"model: {out / name / 'model.safetensors'}\n" for name in RUNS)
+    assert f"page:  {out / 'comparison.html'}\n{models}" in printed
+
+
+def test_compare_of_one_recipe_has_no_differences(call, compared, files):
+    status, printed, _ = call("compare", files[0], "--seeds", "0,1", "--out", compared[0])
+    assert status == 0
+    assert "against" not in printed
+    assert "wins" not in printed
+
+
+def test_the_models_of_many_runs_are_named_in_one_line():
+    models = [Path("runs", f"ce-seed{seed}", "model.safetensors") for seed in range(9)]
+    assert training._listed(models) == "models: model.safetensors in the folder of each of the 9 runs, in runs"
+    assert training._listed(models[:8]).count("\n") == 7
 
 
 def test_compare_again_trains_nothing(call, compared, files):
@@ -162,9 +181,8 @@ def changed(tiny_recipe, tmp_path_factory) -> tuple[Path, str]:
 
 def test_a_comparison_with_a_changed_setting_has_its_page_and_its_differences(changed):
     folder, printed = changed
-    assert re.search(
-        r"\| resnet8 \| TINY-TOO \(batch\\_size=32\) \| TINY \(batch\\_size=32\) \| 2 \| 0\.00 ± 0\.00 \|", printed
-    )
+    assert re.search(r"\ndigits, factor 20, resnet8: against TINY \(batch_size=32\) *\n", printed)
+    assert re.search(r"\nTINY-TOO \(batch_size=32\) +2 +0\.00 ±0\.00 ", printed)
     assert "Against TINY (batch_size=32), seed by seed" in (folder / "runs" / "comparison.html").read_text()
 
 
@@ -233,11 +251,18 @@ def test_your_own_folder_trains_with_a_word_on_what_was_decided(call, files, tmp
             pixels = np.random.RandomState(i).randint(0, 256, (32, 32, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / "train" / name / f"{i}.png")
     own = ["--data", tmp_path / "photos", "--set", "data.profile=as_found", "data.largest=null", "data.head_ratio=0.5"]
+    own.append(f"data.root={tmp_path}")
     status, out, err = call("train", files[1], *own, "--out", tmp_path / "runs")
     assert (status, err) == (0, "")
     assert "no test split: 6 training images (20% of each class) are kept for it" in out
-    line = json.loads(next((tmp_path / "runs").glob("*/result.json")).read_text())
+    (folder,) = [path.parent for path in (tmp_path / "runs").glob("*/result.json")]
+    line = json.loads((folder / "result.json").read_text())
     assert (line["class_names"], line["class_counts"]) == (["cat", "dog"], [16, 8])
+    # Of the path only its end is told, as tables and pages are passed on.
+    assert (line["dataset"], line["changes"]) == ("photos", own[3:-1])
+    assert re.search(r"\nphotos, factor 2, resnet8 *\n", out)
+    assert str(tmp_path) not in (folder / "report.html").read_text()
+    assert "name: …/photos\n" in (folder / "report.html").read_text()
 
 
 # --- looking -----------------------------------------------------------------------------------------------
@@ -282,6 +307,21 @@ def test_report_as_markdown_keeps_a_row_on_a_line(call, compared):
     assert status == 0
     assert len(rows) == 3
     assert all(row.endswith("|") for row in rows)
+
+
+def test_report_draws_differences_in_the_terminal_as_its_other_tables(call, compared):
+    status, printed, _ = call("report", compared[0] / "lines.jsonl", "--baseline", "LDAM-DRW")
+    assert status == 0
+    assert re.search(r"\ndigits, factor 20, resnet8: against LDAM-DRW *\n", printed)
+    assert "|" not in printed
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_report_of_a_baseline_alone_has_no_empty_table(options, call, compared):
+    out, _ = compared
+    printed = call("report", out / "drw-seed0", out / "drw-seed1", "--baseline", "LDAM-DRW", *options)[1]
+    assert printed.endswith("nothing was run beside LDAM-DRW to compare with it\n")
+    assert "wins" not in printed
 
 
 def test_report_draws_a_page_of_run_folders(call, compared, tmp_path):
@@ -531,8 +571,8 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("compare digits/ce --seeds 0,0", "seeds are different numbers"),
         ("compare", "name the recipes to compare, before any --set\nTry 'safa compare --help'"),
         ("compare --sed 3", "Try 'safa compare --help'"),
-        ("evaluate", "run must be named\nTry 'safa evaluate --help'"),
-        ("predict", "run, paths must be named\nTry 'safa predict --help'"),
+        ("evaluate", "name the folder of a run\nTry 'safa evaluate --help'"),
+        ("predict", "name the folder of a run and image files or folders\nTry 'safa predict --help'"),
         ("evaluate absent", "absent is not the folder of a run"),
         ("evaluate absent --split training", "split must be test or validation, got 'training'"),
         ("predict absent x.png", "absent does not exist"),

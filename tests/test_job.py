@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from safa.errors import UserError
-from safa.job import Job, job_of
+from safa.job import Job, dataset_name, job_of
 
 
 @pytest.mark.parametrize("lacking", ["recipe.yaml", "data.json"])
@@ -21,6 +22,18 @@ def test_a_folder_that_is_no_run_is_called_so(lacking, tiny_run, tmp_path):
 def test_the_job_of_a_run_is_what_it_was_made_for(tiny_run, tiny_recipe):
     assert job_of(tiny_run) == Job("tiny", tiny_recipe, tiny_run)
     assert job_of(tiny_run, root="a b").recipe.data.root == "a b"
+
+
+@pytest.mark.parametrize("name", ["photos", "/abs/photos", "photos/", "~/photos", ".", "../photos", "sub/.."])
+def test_a_data_set_is_called_by_the_last_part_of_its_path(name, tiny_data, tmp_path, monkeypatch):
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    assert dataset_name(replace(tiny_data, source=replace(tiny_data.source, name=name))) == "photos"
+
+
+def test_a_built_in_data_set_and_a_list_of_images_keep_their_names(tiny_data):
+    assert dataset_name(tiny_data) == "digits"
+    assert dataset_name(replace(tiny_data, source=replace(tiny_data.source, name="lists/a.csv"))) == "a.csv"
 
 
 # --- several processes -------------------------------------------------------------------------------------

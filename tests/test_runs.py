@@ -23,7 +23,7 @@ from safa.data.longtail import Subset
 from safa.errors import UserError
 from safa.job import Job
 from safa.parts import Parts
-from safa.recipe import Augmenter, Data, Model, Named, Recipe, Stage
+from safa.recipe import Augmenter, Data, Model, Named, Recipe, Schedule, Stage
 from safa.report import lines
 from safa.runs import Machine
 from tests.test_resume import assert_same_state
@@ -89,6 +89,7 @@ def test_a_result_line_says_what_was_run(tiny_run, tiny_recipe, tiny_data):
     expected = {
         "recipe": "tiny", "dataset": "digits", "imbalance_factor": 20, "model": "resnet8", "method": "LDAM-DRW-SAFA",
         "seed": 0, "epochs": 4, "precision": "float32", "batch_size": 16, "processes": 1, "reused_epochs": 0,
+        "images_sha256": tiny_data.source.fingerprint,
         "torch": torch.__version__, "version": __version__, "run": "run", "subset_sha256": tiny_data.subset.sha256,
         "class_counts": tiny_data.class_counts, "class_names": [str(digit) for digit in range(10)],
     }  # fmt: skip
@@ -318,7 +319,7 @@ def test_a_comparison_that_is_finished_trains_nothing(compared, said):
 
 
 def test_epochs_that_were_trained_otherwise_are_told_of(tmp_path, machine, tiny_recipe, tiny_data, said):
-    recipe = replace(tiny_recipe, stages=(Stage(1),))
+    recipe = replace(tiny_recipe, stages=(Stage(1),), schedule=Schedule(milestones=()))
     runs.run(Job("first", recipe, tmp_path / "first"), machine, tiny_data)
     for path in machine.cache.iterdir():
         state = checkpoint.load(path)
@@ -332,7 +333,7 @@ def test_epochs_that_were_trained_otherwise_are_told_of(tmp_path, machine, tiny_
 
 def test_a_stage_that_trains_for_no_epoch_is_not_counted_as_one(tmp_path, machine, tiny_recipe, tiny_data, said):
     stages = Stage(1), Stage(0, head=Named("nearest_mean"))
-    recipe = replace(tiny_recipe, stages=stages, model=Model(Named("resnet8")))
+    recipe = replace(tiny_recipe, stages=stages, model=Model(Named("resnet8")), schedule=Schedule(milestones=()))
     for name in ("first", "second"):
         runs.run(Job(name, recipe, tmp_path / name), machine, tiny_data)
     assert said == ["second: 1 of 1 epochs came from the cache"]

@@ -33,6 +33,12 @@ class Job:
     changes: tuple[str, ...] = ()
 
 
+def dataset_name(data: LongTailed) -> str:
+    """The data set as tables and pages call it: of a path the last part, for they may leave the machine."""
+    path = Path(data.source.name).expanduser()
+    return path.name if path.name not in ("", "..") else path.resolve().name
+
+
 def job_of(folder: Path, root: str | None = None) -> Job:
     """The job a run folder was made for.
 

@@ -17,7 +17,7 @@ from safa import clouds, diagnosis, evaluate
 from safa import recipe as recipes
 from safa.data.dataset import LongTailed
 from safa.files import write_atomically
-from safa.job import Job
+from safa.job import Job, dataset_name
 from safa.train import Trainer
 
 
@@ -29,8 +29,9 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     found = figures(predicted, data)
     return {
         "recipe": job.name,
-        "changes": list(job.changes),
-        "dataset": data.source.name,
+        # Which images they are, ``dataset`` says; where they lie changes no run.
+        "changes": [change for change in job.changes if not change.startswith(("data.name=", "data.root="))],
+        "dataset": dataset_name(data),
         "imbalance_factor": data.imbalance_factor,
         "model": job.recipe.model.backbone.name,
         "method": job.recipe.method,
@@ -43,6 +44,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
         **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer)) else {}),
         "subset_sha256": data.subset.sha256,
+        "images_sha256": data.source.fingerprint,
         "precision": job.recipe.precision,
         "batch_size": job.recipe.batch_size,
         "processes": trainer.accelerator.num_processes,

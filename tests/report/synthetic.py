@@ -42,6 +42,7 @@ def write_run(
     test_images: int = 20,
     epochs: int = 40,
     dataset: str = "cifar100",
+    head_ratio: float = 0.2,
     never_predicted: tuple[int, ...] = (),
     leave_out: tuple[str, ...] = (),
     **changes: object,
@@ -67,7 +68,7 @@ def write_run(
         result["diagnostics"] = diagnostics(result["groups"], np.random.default_rng(seed))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, ensure_ascii=False))
-    (folder / "recipe.yaml").write_text(f"# {method} on a long tail\ndataset: {dataset}\nhead_ratio: 0.2\n")
+    (folder / "recipe.yaml").write_text(f"method: {method}\ndata: {{name: {dataset}, head_ratio: {head_ratio}}}\n")
     (folder / "subset.json").write_text("{}")
     log = training_log(result, epochs, METHODS[method][2], generator)
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))

@@ -79,6 +79,23 @@ def test_the_price_for_the_frequent_classes_is_named():
     assert "The frequent classes pay for it: +1.50 points of error." in headline(compare(runs)).detail
 
 
+def test_what_happens_to_the_group_in_between_is_told_beside_the_claim():
+    runs = [run("CE"), run("CE-SAFA", few=59.1, error_medium=15.4)]
+    said = headline(compare(runs))
+    assert "0.9 points more of the rare classes" in said.claim
+    assert "On the medium-shot classes: −4.60 points of error." in said.detail
+    ours = [run("CE-SAFA", seed, error_medium=error) for seed, error in enumerate((15.0, 15.2))]
+    assert "−4.90 ± 0.14 points of error, a clear change." in headline(compare([*seeds("CE", 60, 60), *ours])).detail
+    ours = [run("CE-SAFA", seed, error_medium=error) for seed, error in enumerate((15.0, 19.0))]
+    assert "−3.00 ± 2.83 points of error, no clear change." in headline(compare([*seeds("CE", 60, 60), *ours])).detail
+
+
+def test_two_seeds_take_more_than_two_standard_errors_to_be_clear():
+    # Differences −4 and −6: mean −5, standard error 1, and t with 1 degree of freedom is 12.7.
+    said = claim(*seeds("CE", 60, 62), *seeds("CE-SAFA", 56, 56))
+    assert said.startswith("Within the seeds’ spread, CE-SAFA gets 5.0 points more")
+
+
 def test_without_a_common_seed_nothing_is_compared():
     assert claim(run("CE", 0), run("CE-SAFA", 1)).startswith("No method shares a seed with CE")
 
@@ -122,8 +139,7 @@ def test_head_classes_are_those_of_the_training():
     counts = list(range(100, 0, -1))
     groups = {"many": list(range(100)), "medium": [], "few": []}
     line = run("CE", class_counts=counts, class_names=[str(c) for c in counts], groups=groups)
-    is_head, ratio = compare([replace(line, recipe="data: \n  head_ratio: 0.29")]).head_classes()
-    assert ratio == 0.29
+    is_head = compare([replace(line, head_ratio=0.29)]).head_classes()
     assert is_head.sum() == 29  # and not int(100 * 0.29), 28
 
 
@@ -168,6 +184,13 @@ def test_per_class_accuracy_is_the_mean_over_seeds_and_skips_what_is_unknown():
 
 
 def test_head_classes_go_by_count_whatever_their_index():
-    is_head, ratio = compare([run("CE", class_counts=[5, 200, 50])]).head_classes()
-    assert is_head.tolist() == [False, True, False]
-    assert ratio == 0.2
+    compared = compare([run("CE", class_counts=[5, 200, 50])])
+    assert compared.head_classes().tolist() == [False, True, False]
+    assert compared.head_ratios == {0.2: ["CE"]}
+
+
+def test_of_runs_that_differ_in_their_head_classes_those_of_all_are_head():
+    runs = [replace(run("CE"), head_ratio=0.67), replace(run("LDAM"), head_ratio=0.34)]
+    compared = compare([*runs, replace(run("LDAM", 1), head_ratio=0.34)])
+    assert compared.head_ratios == {0.67: ["CE"], 0.34: ["LDAM"]}
+    assert compared.head_classes().tolist() == [True, False, False]

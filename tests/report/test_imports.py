@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import safa.report
+from tests.report.test_lines import LINE
 
 
 def test_nothing_in_the_report_imports_torch_or_what_needs_it():
@@ -27,3 +29,13 @@ def test_tables_do_not_wait_for_matplotlib_or_sklearn():
     code = f"import sys, safa.report.tables, safa.report.readme; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_report_without_a_page_does_not_wait_for_matplotlib(tmp_path):
+    (tmp_path / "lines.jsonl").write_text(json.dumps(LINE))
+    names = "output", "baseline", "tradeoff", "features", "into", "imbalance_factor", "recipes"
+    options = {**dict.fromkeys(names), "markdown": False}
+    code = f"import sys; from safa.commands.reporting import report; report(['lines.jsonl'], **{options})"
+    code += "; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "False"

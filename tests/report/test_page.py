@@ -10,11 +10,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from safa import recipe as recipes
 from safa.errors import UserError
 from safa.report import confusion, curves, embedding, page
 from safa.report.comparison import compare
 from safa.report.runs import read_run
 from safa.report.sections.generated import generated
+from safa.report.sections.settings import settings
+from safa.report.sections.tail import tail
 from tests.report.synthetic import write_comparison, write_run
 
 DIGITS = {
@@ -104,7 +107,7 @@ def test_loss_terms_and_stages_are_drawn(whole):
 
 def test_generated_features_are_compared_with_training_and_test_features(whole):
     text = section(whole, "generated")
-    rows = re.findall(r"<th>LDAM-DRW-SAFA: (.*?)</th><td[^>]*>(.*?)</td>", text)
+    rows = re.findall(r'<th scope="row">LDAM-DRW-SAFA: (.*?)</th><td[^>]*>(.*?)</td>', text)
     assert [name for name, _ in rows[:3]] == ["generated (2,468)", "training images (4,000)", "test images (4,000)"]
     # By group next, and not of many-shot classes, of which none are generated.
     by_group = [re.sub("<.*?>", "", name) for name, _ in rows[3:9]]
@@ -200,6 +203,60 @@ def test_different_subsets_for_one_seed_are_pointed_out(tmp_path):
     ]
     text = written(tmp_path, runs)
     assert "did not train on the same images for seed 0" in section(text, "settings")
+
+
+def test_other_images_under_the_same_name_are_pointed_out(tmp_path):
+    first, second = ({**BARE, "images_sha256": letter * 64} for letter in "ab")
+    runs = [write_run(tmp_path / "a", "LDAM-DRW", **first), write_run(tmp_path / "b", "LDAM-DRW-SAFA", **second)]
+    assert "did not train on the same images for seed 0" in settings(compare(list(map(read_run, runs))))
+    runs[1] = write_run(tmp_path / "b", "LDAM-DRW-SAFA", **first)
+    runs.append(write_run(tmp_path / "c", "LDAM", **BARE))  # its line is from before the hash was written
+    assert "did not train" not in settings(compare(list(map(read_run, runs))))
+
+
+def test_where_images_lie_is_not_on_the_page(tmp_path):
+    run = write_run(tmp_path / "run", **BARE)
+    listed = "data:\n  name: /home/me/鳥\n  root: ../disk/photos\n  head_ratio: 0.2\nstages:\n- epochs: 3\n"
+    (run / "recipe.yaml").write_text(listed, encoding="utf-8")
+    shown = re.search(r"<pre>(.*?)</pre>", settings(compare([read_run(run)])), re.DOTALL)[1]
+    assert shown == listed.replace("/home/me/", "…/").replace("../disk/", "…/")
+
+
+def test_a_recipe_of_a_built_in_set_is_printed_as_it_stands(tmp_path, tiny_recipe):
+    run = write_run(tmp_path / "run", **BARE)
+    (run / "recipe.yaml").write_text(recipes.dump(tiny_recipe, defaults=True))
+    assert read_run(run).recipe == (run / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("broken", ["data: {name: [", "a word", "data: nowhere", "data: {head_ratio: none}"])
+def test_a_broken_recipe_says_nothing_of_head_classes(broken, tmp_path):
+    run = write_run(tmp_path / "run", **BARE)
+    (run / "recipe.yaml").write_text(broken)
+    assert read_run(run).head_ratio == 0.2
+
+
+def test_head_classes_are_marked_where_all_runs_have_the_same(tmp_path):
+    first = write_run(tmp_path / "a", "LDAM-DRW", **BARE)
+    second = write_run(tmp_path / "b", "LDAM-DRW-SAFA", **BARE, head_ratio=0.4)
+    alone = tail(compare([read_run(second)]))
+    assert "are the largest 40 % of the classes by count." in alone
+    assert "head classes (4)" in alone
+    both = tail(compare([read_run(first), read_run(second)]))
+    assert "the largest classes by count: 20 % in LDAM-DRW; 40 % in LDAM-DRW-SAFA." in both
+    assert "head classes (" not in both
+
+
+def test_a_reader_who_hears_the_page_is_told_what_heads_what_and_what_is_drawn(whole):
+    assert '<nav aria-label="Sections">' in whole
+    assert set(re.findall(r"<th\b( scope=\"\w+\")?", whole)) == {' scope="col"', ' scope="row"'}
+    labels = re.findall(r'aria-label="([^"]*)"', section(whole, "training") + section(whole, "changes"))
+    assert all("LDAM-DRW-SAFA" in label for label in labels)
+    assert any("test error, all classes (%)" in label for label in labels)
+
+
+def test_the_notes_of_the_page_explain_ece_and_say_that_reused_epochs_are_counted(whole):
+    assert "ECE: mean gap between confidence and accuracy, in per cent; lower is better" in section(whole, "summary")
+    assert "training time (reused epochs included) 1:02 h" in section(whole, "settings")
 
 
 def test_a_page_is_the_same_every_time(tmp_path):

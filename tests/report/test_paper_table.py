@@ -136,6 +136,15 @@ def test_a_shorter_run_is_left_out_and_counted():
     assert "1 line of fewer than 200 epochs left out." in found.notes
 
 
+def test_a_run_whose_recipe_was_changed_is_left_out_and_counted():
+    changed = [line(changes=["batch_size=64"], seed=seed) for seed in range(2)]
+    found = beside_paper("table1", [*changed, line("LDAM", changes=[])], SHIPPED)
+    assert entry(found.blocks[0], "LDAM-DRW").ours is None
+    assert entry(found.blocks[0], "LDAM loss").ours is not None
+    assert "2 lines of changed recipes (--set) left out." in found.notes
+    assert found.notes[-1] == "Run so far: 1 of the 150 figures of the paper's table."
+
+
 def test_the_notes_say_how_much_was_run_what_is_doubtful_and_what_was_superseded():
     lines = [line("CE"), line("CE", 60.0), line("LDAM"), line("CE", dataset="cifar10"), line("Mine")]
     notes = beside_paper("table1", lines, SHIPPED, imbalance_factor=100).notes

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
 
 from safa.errors import UserError
 from safa.report import tables
@@ -119,7 +119,8 @@ def test_markdown_is_the_golden_text():
         "| digits | 20 | resnet8 | CE-SAFA | 1 | 58.00 | 3.00 | 20.00 | 68.00 | 4.20 | 21.00 |\n"
         "\n"
         "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds.  \n"
-        "Best on test\\*: the epoch was chosen on the test set itself; shown for comparison only."
+        "Best on test\\*: the epoch was chosen on the test set itself; shown for comparison only.  \n"
+        "ECE: mean gap between confidence and accuracy, in per cent; lower is better calibrated."
     )
 
 
@@ -129,6 +130,35 @@ def test_paired_markdown_is_the_golden_text():
         "| digits | 20 | resnet8 | CE-SAFA | CE | 5 | −2.34 ± 1.87 | 0.00 ± 0.00 | 0.00 ± 0.00 "
         "| −2.34 ± 1.87 | 4 of 5 |"
     )
+
+
+def test_paired_differences_have_the_same_figures_in_the_terminal():
+    lines = [
+        *results("CE"),
+        *results("CE-SAFA"),
+        *results("CE", model="resnet14"),
+        *results("CE-SAFA", model="resnet14"),
+    ]
+    text = shown(tables.paired_to_rich(tables.paired(lines, baseline="CE"), 200), 200)
+    assert text.index("digits, factor 20, resnet8: against CE") < text.index("digits, factor 20, resnet14: against CE")
+    assert re.search(r"\nmethod +n +error +many +medium +few +wins *\n", text)
+    assert len(re.findall(r"\nCE-SAFA +5 +−2\.34 ±1\.87 +0\.00 ±0\.00 +0\.00 ±0\.00 +−2\.34 ±1\.87 +4 of 5", text)) == 2
+    assert text.count("negative is better") == 1
+    assert "|" not in text
+
+
+def test_no_paired_figure_is_cut_in_a_terminal_of_80_columns():
+    ten = [result | {"seed": seed} for seed in range(10) for result in results("CE", [seed % 5])]
+    long = [
+        line | {"method": "LDAM-DRW-SAFA [adjusted 0.25] " * 3, "error_last": 99 - line["error_few"]} for line in ten
+    ]
+    pairs = tables.paired([*ten, *long], baseline="CE")
+    text = shown(tables.paired_to_rich(pairs, 60), 80)
+    assert max(map(cell_len, text.splitlines())) <= 80
+    for gap in (pairs[0].last, pairs[0].few):
+        assert re.search(rf"(?<!\S){re.escape(gap.text(signed=True).split()[0])}(?!\S)", text)
+        assert re.search(rf"(?<!\S)±{gap.sd:.2f}(?!\S)", text)
+    assert "10 of 10" in text
 
 
 def test_names_are_not_read_as_markup():
@@ -141,10 +171,14 @@ def test_names_are_not_read_as_markup():
     assert "$x$ &lt;" in console.file.getvalue()
 
 
-def terminal(rows: list[tables.Row], width: int) -> str:
+def shown(drawn: Group, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(tables.to_rich(rows))
+    console.print(drawn)
     return console.file.getvalue()
+
+
+def terminal(rows: list[tables.Row], width: int) -> str:
+    return shown(tables.to_rich(rows), width)
 
 
 def test_the_terminal_table_has_the_same_figures():
@@ -217,6 +251,12 @@ def test_against_the_paper_shows_figure_and_difference():
 def test_a_run_shorter_than_the_papers_is_no_row_of_the_paper():
     (row,) = tables.against_paper(tables.summarise(results("CE", [0], **PLACE | {"method": "LDAM-DRW", "epochs": 30})))
     assert (row.epochs, row.paper) == (30, None)
+
+
+def test_a_run_whose_recipe_was_changed_is_no_row_of_the_paper():
+    changed = results("CE", [0], **PLACE | {"method": "LDAM-DRW", "changes": ["batch_size=64"]})
+    (row,) = tables.against_paper(tables.summarise(changed))
+    assert (row.label, row.paper) == ("LDAM-DRW (batch_size=64)", None)
 
 
 def test_a_run_with_changed_settings_is_a_row_of_its_own():

@@ -11,6 +11,7 @@ from safa.errors import UserError
 
 if TYPE_CHECKING:
     from safa.report.paper_table import Setting
+    from safa.report.rows import Paired
 
 
 def report(
@@ -67,7 +68,6 @@ def _refuse_beside(written: dict[str, Any], shown: dict[str, Any], named: list[s
 
 def _report_lines(paths: list[str], output: str | None, baseline: str | None, markdown: bool) -> None:
     from safa.report import tables
-    from safa.report.page import write_page
 
     folders = [Path(path) for path in paths if Path(path).is_dir()]
     lines = _lines(paths)
@@ -78,13 +78,26 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     else:
         out.print(tables.to_rich(tables.against_paper(tables.summarise(lines)), out.width))
     if baseline is not None:
-        say(tables.paired_to_markdown(tables.paired(lines, baseline)))
+        _show_pairs(tables.paired(lines, baseline), baseline, markdown)
     if output is not None:
         if not folders:
             raise UserError(
                 "a page is drawn from run folders, and none was named; only tables come from result lines alone"
             )
+        from safa.report.page import write_page
+
         say(f"page: {write_page(folders, Path(output), baseline)}")
+
+
+def _show_pairs(pairs: list[Paired], baseline: str, markdown: bool) -> None:
+    from safa.report import tables
+
+    if not pairs:
+        say(f"nothing was run beside {baseline} to compare with it")
+    elif markdown:
+        say(f"\n{tables.paired_to_markdown(pairs)}")
+    else:
+        out.print("", tables.paired_to_rich(pairs, out.width))
 
 
 def _report_paper(

@@ -13,8 +13,12 @@ from safa.commands.console import out, say
 from safa.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from safa.recipe import Recipe
     from safa.runs import Machine
+
+MOST_LISTED = 8  # models; more would push the table off the screen
 
 
 def train(recipe: str | None, resume: str | None, seed: int | None, **options: Any) -> int:
@@ -53,7 +57,8 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     chosen = _seeds(seeds)
     named = [_recipe(given, options, seed) for seed in chosen for given in recipes]
     from safa.job import Job
-    from safa.report import rows, tables
+    from safa.report import tables
+    from safa.report.rows import labels
     from safa.runs import compare as run_all
     from safa.runs import processes
     from safa.train import Stopped
@@ -68,10 +73,11 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
         return 128 + stopped.signal_number
     if not lines[0]:  # other processes of a distributed run have none
         return 0
-    baseline = rows.labels(lines)[0]
+    baseline = labels(lines)[0]
     _finish(jobs, lines, _out(options) / "comparison.html", baseline)
-    if len(chosen) > 1:
-        say(tables.paired_to_markdown(tables.paired(lines, baseline)))
+    pairs = tables.paired(lines, baseline) if len(chosen) > 1 else []
+    if pairs:
+        out.print("", tables.paired_to_rich(pairs, out.width))
     return 0
 
 
@@ -118,12 +124,7 @@ def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
     """One folder per recipe, change and seed."""
     from safa import recipe as recipes
 
-    changes = [
-        *options["set"],
-        options["data"] and str(Path(options["data"]).resolve()),
-        options["imbalance_factor"],
-    ]
-    changed = [change for change in changes if change is not None]
+    changed = options["set"] or options["data"] is not None or options["imbalance_factor"] is not None
     data = Path(recipe.data.name).stem if options["data"] else ""
     parts = [name.replace("/", "-"), data, f"seed{recipe.seed}"]
     if changed:
@@ -167,10 +168,17 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
     from safa.report import tables
     from safa.report.page import write_page
 
-    for job in jobs:
-        model = job.folder / "model.safetensors"
+    models = [job.folder / "model.safetensors" for job in jobs]
+    for model in models:
         if not model.exists():
-            export.export(network.load_run(job.folder), "safetensors", model)
+            export.export(network.load_run(model.parent), "safetensors", model)
     out.print(tables.to_rich(tables.summarise(lines), out.width))
     write_page([job.folder for job in jobs], page, baseline)
-    say(f"page:  {page}\nmodel: {jobs[-1].folder / 'model.safetensors'}")
+    say(f"page:  {page}\n{_listed(models)}")
+
+
+def _listed(models: Sequence[Path]) -> str:
+    """Where the models are: a line each, or one for all where there are many."""
+    if len(models) <= MOST_LISTED:
+        return "\n".join(f"model: {model}" for model in models)
+    return f"models: {models[0].name} in the folder of each of the {len(models)} runs, in {models[0].parent.parent}"

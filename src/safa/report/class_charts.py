@@ -23,7 +23,7 @@ def blocks(order: IntArray) -> list[IntArray]:
 
 @themed
 def tail(comparison: Comparison, width: int) -> Figure:
-    """Training images per class, largest first; groups shaded, head classes marked above."""
+    """Training images per class, largest first; groups shaded, head classes marked above where all runs agree."""
     order = comparison.order
     classes = len(order)
     named = classes <= NAMED_CLASSES
@@ -39,10 +39,10 @@ def tail(comparison: Comparison, width: int) -> Figure:
         axes.bar(starts[:-1][inside], heights[inside], width=width_of_bars, align="edge", **style)
     top = float(comparison.counts.max())
     _shade(axes, comparison, top * 1.3)
-    is_head, _ = comparison.head_classes()
-    heads = int(is_head.sum())
-    axes.plot([0, heads], [top * 1.06] * 2, color=colour("ink"), linewidth=2, solid_capstyle="butt")
-    axes.text(0, top * 1.085, f"head classes ({heads})", va="bottom", fontsize=11)
+    if len(comparison.head_ratios) == 1:
+        heads = int(comparison.head_classes().sum())
+        axes.plot([0, heads], [top * 1.06] * 2, color=colour("ink"), linewidth=2, solid_capstyle="butt")
+        axes.text(0, top * 1.085, f"head classes ({heads})", va="bottom", fontsize=11)
     axes.set(xlim=(0, classes), ylim=(0, top * 1.3), ylabel="training images")
     axes.grid(axis="y")
     _class_axis(axes, comparison, width, named)

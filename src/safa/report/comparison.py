@@ -98,12 +98,19 @@ class Comparison:
         mean: FloatArray = np.nansum(right, axis=0) / np.where(seeds > 0, seeds, np.nan)
         return mean
 
-    def head_classes(self) -> tuple[BoolArray, float]:
-        """Which classes SAFA takes directions from, by class id, and the ratio that says so."""
-        recipes = "\n".join(run.recipe for run in self.runs)
-        stated = re.findall(r"^\s*head_ratio:\s*(0?\.\d+)\b", recipes, re.MULTILINE)
-        ratio = float(stated[-1]) if stated else 0.2  # the paper's
-        return np.array(head_classes(self.counts.tolist(), ratio)), ratio
+    @property
+    def head_ratios(self) -> dict[float, list[str]]:
+        """Share of the classes that is called head -> the methods with such a run; mostly there is one share."""
+        ratios: dict[float, list[str]] = {}
+        for run, label in zip(self.runs, self.labels, strict=True):
+            methods = ratios.setdefault(run.head_ratio, [])
+            methods += [label] if label not in methods else []
+        return ratios
+
+    def head_classes(self) -> BoolArray:
+        """Which classes are head classes in every run, by class id: SAFA takes directions from them."""
+        # Head goes by count, so the smallest share is part of every other.
+        return np.array(head_classes(self.counts.tolist(), min(self.head_ratios)))
 
     def group_of(self) -> list[str]:
         """The group of each class, by class id; empty where a class belongs to none."""

@@ -37,7 +37,7 @@ def shown_classes(comparison: Comparison) -> tuple[list[int], list[int]]:
     labels = np.concatenate([features.labels for features in stored])
     generated = np.concatenate([features.labels[features.kind == 1] for features in stored])
     present = set(np.unique(labels).tolist())
-    is_head, _ = comparison.head_classes()
+    is_head = comparison.head_classes()
     ordered = [class_id for class_id in comparison.order.tolist() if class_id in present]
     heads = [class_id for class_id in ordered if is_head[class_id]][:HEADS]
     rare = set(comparison.groups[comparison.rare_group].tolist())

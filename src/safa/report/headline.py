@@ -10,7 +10,10 @@ from safa.report.spread import Difference, Spread
 
 TIE = 0.05  # points; less is 0.0 in print
 FEW_TEST_IMAGES = 100  # below, one image is more than a point
-CLEAR_NOTE = "A difference is called clear when its mean exceeds twice its standard error over seeds."
+CLEAR_NOTE = (
+    "A difference is called clear when the 95 % confidence interval of its mean, by Student's t over seeds, leaves "
+    "out 0."
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str
     many = _gap(pair, "many") if group != "many" else None
     if many is not None:
         sentences.append(_price(many))
+    beside = [name for name in comparison.groups if name not in (group, "many")]
+    sentences += [_beside(name, gap) for name in beside if (gap := _gap(pair, name)) is not None]
     tested = comparison.test_images(group)
     if tested is not None and tested < FEW_TEST_IMAGES:
         sentences.append(f"These classes have {tested} test images in all: a difference of a few may be chance.")
@@ -79,6 +84,12 @@ def _price(many: Difference) -> str:
     if many.sd is not None and not many.is_clear:
         return f"On the frequent classes no clear change: {amount}."
     return f"The frequent classes {'pay for it' if many.mean > 0 else 'do not pay for it'}: {amount}."
+
+
+def _beside(group: str, gap: Difference) -> str:
+    """What happens to a group that the claim does not speak of."""
+    seen = "" if gap.sd is None else ", a clear change" if gap.is_clear else ", no clear change"
+    return f"On the {group}-shot classes: {gap.text(signed=True)} points of error{seen}."
 
 
 def _from_to(pair: Paired, theirs: Row, ours: Row, figure: str) -> str:

@@ -49,7 +49,7 @@ def table(
         figures_from: the first column that holds figures.
         style: classes of the style sheet: ``full`` width, ``stack`` for cells below each other on a phone.
     """
-    head = "".join(_cell("th", text, column >= figures_from) for column, text in enumerate(headings))
+    head = "".join(_cell("th", text, column >= figures_from, scope="col") for column, text in enumerate(headings))
     body = "".join(f"<tr>{_row(cells, headings, figures_from)}</tr>" for cells in rows)
     return (
         f'<div class="scroll"><table class="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -59,16 +59,18 @@ def table(
 def _row(cells: Sequence[str], headings: Sequence[str], figures_from: int) -> str:
     first, *others = cells
     named = zip(others, headings[1:], strict=True)
-    return _cell("th", first, False) + "".join(
-        _cell("td", text, column >= figures_from, heading) for column, (text, heading) in enumerate(named, start=1)
+    return _cell("th", first, False, scope="row") + "".join(
+        _cell("td", text, column >= figures_from, label=heading)
+        for column, (text, heading) in enumerate(named, start=1)
     )
 
 
-def _cell(tag: str, text: str, is_figure: bool, label: str = "") -> str:
+def _cell(tag: str, text: str, is_figure: bool, *, scope: str = "", label: str = "") -> str:
     style = ' class="figure"' if is_figure else ""
+    heads = f' scope="{scope}"' if scope else ""
     # A stacked table has no head, so every cell carries its heading along.
     named = f' data-label="{label}"' if label else ""
-    return f"<{tag}{style}{named}>{text}</{tag}>"
+    return f"<{tag}{heads}{style}{named}>{text}</{tag}>"
 
 
 def figure(spread: Spread | None, *, digits: int = 2, signed: bool = False, style: str = "") -> str:

@@ -62,7 +62,7 @@ def render(comparison: Comparison) -> str:
 <p class="over">{escaped(place)}</p>
 <h1>{escaped(told.claim)}</h1>
 <p class="lead">{escaped(told.detail)}</p>
-<nav>{links}</nav>
+<nav aria-label="Sections">{links}</nav>
 </header>
 {body}<footer><p class="note">Written by safa report from result lines and run folders.</p></footer>
 </main>

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -97,7 +97,8 @@ def beside_paper(
     """Put what was run beside a table of the paper.
 
     Further rows are the methods of ``settings`` that belong to the table, and methods of ``lines`` that belong to no
-    other. Lines of fewer epochs than the paper's are left out: they are no rows of its table.
+    other. Lines of fewer epochs than the paper's, and of runs whose recipe was changed, are left out: they are no
+    rows of its table.
 
     Args:
         name: ``table1``, ``table5`` or ``table6``.
@@ -117,14 +118,19 @@ def beside_paper(
     ours = _Own(name, settings)
     within = [line for line in lines if ours.has(line["model"], line["method"]) and _column(line) in columns]
     whole = [line for line in within if line["epochs"] >= content["epochs"]]
-    rows = summarise(whole)
+    unchanged = [line for line in whole if not line.get("changes")]
+    rows = summarise(unchanged)
     run = {(row.dataset, row.imbalance_factor) for row in rows} | ours.columns
     shown = [c for c in columns if (c in run if imbalance_factor is None else c[1] == imbalance_factor)]
     blocks = tuple(ours.block(rows, *column) for column in shown)
+    left_out = {
+        f"of fewer than {content['epochs']} epochs": len(within) - len(whole),
+        "of changed recipes (--set)": len(whole) - len(unchanged),
+    }
     return PaperTable(
         f"Table {name.removeprefix('table')} of the paper. {content['caption']}",
         blocks,
-        tuple(_notes(name, blocks, rows, left_out=len(within) - len(whole))),
+        tuple(_notes(name, blocks, rows, left_out)),
     )
 
 
@@ -225,16 +231,14 @@ def _cells(entry: Entry, headings: Sequence[str]) -> list[str]:
     return [cells[heading] for heading in headings]
 
 
-def _notes(name: str, blocks: Sequence[Block], rows: Sequence[Row], left_out: int) -> list[str]:
+def _notes(name: str, blocks: Sequence[Block], rows: Sequence[Row], left_out: Mapping[str, int]) -> list[str]:
     entries = [entry for block in blocks for entry in block.entries]
     notes = [f"Ours: {NOTE[0].lower()}{NOTE[1:]}", BEST_NOTE, DIFFERENCE_NOTE]
     notes += [f"† {remark}" for remark in dict.fromkeys(entry.paper.remark for entry in entries) if remark]
     superseded = sum(entry.ours.superseded for entry in entries if entry.ours)
     if superseded:
         notes.append(f"{superseded} earlier {'line' if superseded == 1 else 'lines'} of the same seed left out.")
-    if left_out:
-        few = f"{paper.table(name)['epochs']} epochs"
-        notes.append(f"{left_out} {'line' if left_out == 1 else 'lines'} of fewer than {few} left out.")
+    notes += [f"{n} {'line' if n == 1 else 'lines'} {which} left out." for which, n in left_out.items() if n]
     return [*notes, _coverage(name, rows)]
 
 

@@ -24,6 +24,7 @@ class Row:
         distinctions: what tells this row from another of the same method: recipe, number of epochs, and each
             ``key=value`` that was set otherwise than in the recipe; often empty.
         epochs: how long each run was.
+        changed: whether something was set otherwise than in the recipe.
         seeds: the seeds behind the row, in order.
         last: error at the last epoch, the figure that counts.
         best: lowest error of any epoch, picked on the test set; for comparison only.
@@ -40,6 +41,7 @@ class Row:
     method: str
     distinctions: tuple[str, ...]
     epochs: int
+    changed: bool
     seeds: tuple[int, ...]
     last: Spread
     best: Spread | None
@@ -166,6 +168,7 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
         method=group[0]["method"],
         distinctions=group[0]["distinctions"],
         epochs=int(group[0]["epochs"]),
+        changed=bool(group[0].get("changes")),
         seeds=seeds,
         last=last,
         best=over_seeds("error_best"),
@@ -218,7 +221,9 @@ def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs
 
 
 def against_paper(rows: Sequence[Row], table: str = "table1") -> list[Row]:
-    """Put the paper's figure beside each row, where the paper has one; a shorter run is no row of the paper.
+    """Put the paper's figure beside each row, where the paper has one.
+
+    A shorter run, or one whose recipe was changed, is no row of the paper.
 
     Args:
         table: ``"table1"``, ``"table5"`` or ``"table6"``.
@@ -236,7 +241,7 @@ def against_paper(rows: Sequence[Row], table: str = "table1") -> list[Row]:
             dataset=row.dataset,
             imbalance_factor=row.imbalance_factor,
         )
-        if row.epochs >= epochs:
+        if row.epochs >= epochs and not row.changed:
             row = replace(row, paper=figure.error, remark=figure.remark)
         compared.append(row)
     return compared

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from safa.errors import UserError
 from safa.report import lines
@@ -17,6 +18,8 @@ from safa.report import lines
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+HEAD_RATIO = 0.2  # the paper's
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Run:
         result: the result line.
         log: one object per epoch, in order, each epoch once.
         predictions, features: None when the file is missing or broken.
-        recipe: the text of ``recipe.yaml``, empty when missing.
+        recipe: the text of ``recipe.yaml``, with ``…`` for where images lie; empty when missing.
+        head_ratio: share of the classes, by count, that the recipe calls head; the paper's where it does not say.
         missing: file name -> why there is nothing from it, for the sections that need the file.
     """
 
@@ -65,6 +69,7 @@ class Run:
     predictions: Predictions | None = None
     features: Features | None = None
     recipe: str = ""
+    head_ratio: float = HEAD_RATIO
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -81,13 +86,15 @@ def read_run(folder: Path | str) -> Run:
     predictions = _arrays(folder / "predictions.npz", ("labels", "predictions"), missing)
     features = _arrays(folder / "features.npz", ("features", "labels", "kind"), missing)
     classes = len(result["class_counts"])
+    recipe = _recipe(folder / "recipe.yaml")
     return Run(
         name=folder.resolve().name,
         result=result,
         log=log,
         predictions=_predictions(predictions, classes, missing),
         features=_features(features, classes, missing),
-        recipe=_recipe(folder / "recipe.yaml"),
+        recipe=_without_paths(recipe),
+        head_ratio=_head_ratio(recipe),
         missing=missing,
     )
 
@@ -187,8 +194,25 @@ def _out_of_range(ids: IntArray, classes: int) -> bool:
     return bool(len(ids) and (ids.min() < 0 or ids.max() >= classes))
 
 
-def _recipe(file: Path) -> str:
+def _recipe(file: Path) -> dict[str, Any]:
+    """What ``recipe.yaml`` says, its ``data`` a mapping; empty where the file is missing or no recipe."""
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return recipe if isinstance(recipe, dict) and isinstance(recipe.get("data"), dict) else {}
+
+
+def _without_paths(recipe: dict[str, Any]) -> str:
+    """The recipe as YAML; of the paths of its images the last part is left."""
+    if not recipe:
         return ""
+    paths = {key: recipe["data"][key] for key in ("name", "root") if isinstance(recipe["data"].get(key), str)}
+    shown = {key: path if path == PurePath(path).name else f"…/{PurePath(path).name}" for key, path in paths.items()}
+    masked = {**recipe, "data": {**recipe["data"], **shown}}
+    return yaml.safe_dump(masked, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _head_ratio(recipe: dict[str, Any]) -> float:
+    stated = recipe.get("data", {}).get("head_ratio")
+    return stated if isinstance(stated, float) else HEAD_RATIO

@@ -8,6 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# By degrees of freedom from 1 to 30: NIST/SEMATECH e-Handbook of Statistical Methods, section 1.3.6.7.2, upper 0.025.
+T_975 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+NORMAL_975 = 1.960
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -46,8 +54,13 @@ class Difference(Spread):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the mean is further from 0 than twice its standard error; never for a single seed."""
-        return self.sd is not None and abs(self.mean) > 2 * self.sd / math.sqrt(self.n)
+        """Whether the 95 % confidence interval of the mean leaves out 0; never for a single seed."""
+        return self.sd is not None and abs(self.mean) > t_975(self.n - 1) * self.sd / math.sqrt(self.n)
+
+
+def t_975(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t for at least 1 degree of freedom; beyond 30, that of the normal."""
+    return T_975[degrees - 1] if degrees <= len(T_975) else NORMAL_975
 
 
 def spread(figures: Sequence[float | None]) -> Spread | None:

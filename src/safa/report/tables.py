@@ -21,12 +21,14 @@ from safa.report.spread import Spread
 __all__ = [
     "BEST_NOTE",
     "DIFFERENCE_NOTE",
+    "ECE_NOTE",
     "NOTE",
     "Paired",
     "Row",
     "against_paper",
     "paired",
     "paired_to_markdown",
+    "paired_to_rich",
     "summarise",
     "to_markdown",
     "to_rich",
@@ -34,6 +36,7 @@ __all__ = [
 
 NOTE = "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds."
 BEST_NOTE = "Best on test*: the epoch was chosen on the test set itself; shown for comparison only."
+ECE_NOTE = "ECE: mean gap between confidence and accuracy, in per cent; lower is better calibrated."
 DIFFERENCE_NOTE = "Difference: ours minus the paper's figure, in percentage points."
 PAIRED_NOTE = (
     "Difference of errors in percentage points over common seeds, mean ± sample sd; negative is better. "
@@ -47,6 +50,8 @@ _PLACE = ("data set", "factor", "network")
 _NAMES = (*_PLACE, "method")
 _LEFT_ALIGNED = ("data set", "network", "method", "baseline")
 _FIGURE_WIDTH = len("±12.34")
+_UNBROKEN = ("paper", "wins")
+_GAPS = ("error", "many", "medium", "few")
 _FIGURES = {
     "error": "last",
     "many": "many",
@@ -66,9 +71,12 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 def paired_to_markdown(pairs: Sequence[Paired]) -> str:
     """Draw paired differences as a GitHub table; ends without a newline."""
-    headings = (*_NAMES, "baseline", "n", "error", "many", "medium", "few", "wins")
-    table = github.table(headings, [_paired_cells(pair) for pair in pairs], left=_LEFT_ALIGNED)
-    return f"{table}\n\n{github.notes([PAIRED_NOTE])}"
+    headings = (*_NAMES, "baseline", "n", *_GAPS, "wins")
+    body = [
+        [pair.dataset, f"{pair.imbalance_factor:g}", pair.model, pair.method, pair.baseline, *_paired_cells(pair)]
+        for pair in pairs
+    ]
+    return f"{github.table(headings, body, left=_LEFT_ALIGNED)}\n\n{github.notes([PAIRED_NOTE])}"
 
 
 def to_rich(rows: Sequence[Row], width: int = NARROWEST) -> Group:
@@ -85,40 +93,58 @@ def to_rich(rows: Sequence[Row], width: int = NARROWEST) -> Group:
     for row in rows:
         named = replace(row, distinctions=tuple(part for part in row.distinctions if part not in shared))
         places.setdefault(f"{row.dataset}, factor {row.imbalance_factor:g}, {row.model}", []).append(named)
-    drawn = [_rich(place, here, max(width, NARROWEST)) for place, here in places.items()]
-    notes = [*_notes(rows), *([f"Changed in all rows: {', '.join(shared)}."] if shared else [])]
+    drawn = []
+    for place, here in places.items():
+        headings = [heading for heading in _headings(here) if heading not in _PLACE]
+        drawn.append(_rich(place, headings, [_cells(row, headings) for row in here], width))
+    changed = [f"Changed in all rows: {', '.join(shared)}."] if shared else []
+    return _below_each_other(drawn, [*_notes(rows), *changed])
+
+
+def paired_to_rich(pairs: Sequence[Paired], width: int = NARROWEST) -> Group:
+    """Draw paired differences for the terminal, as ``to_rich`` draws rows."""
+    places: dict[str, list[Paired]] = {}
+    for pair in pairs:
+        place = f"{pair.dataset}, factor {pair.imbalance_factor:g}, {pair.model}: against {pair.baseline}"
+        places.setdefault(place, []).append(pair)
+    headings = ["method", "n", *_GAPS, "wins"]
+    drawn = [
+        _rich(place, headings, [[pair.method, *_paired_cells(pair)] for pair in here], width)
+        for place, here in places.items()
+    ]
+    return _below_each_other(drawn, [PAIRED_NOTE])
+
+
+def _below_each_other(drawn: Sequence[Table], notes: Sequence[str]) -> Group:
     drawn[-1].caption = Text("\n".join(notes))
     return Group(*[part for table in drawn for part in (table, "")][:-1])
 
 
-def _rich(place: str, rows: Sequence[Row], width: int) -> Table:
-    headings = [heading for heading in _headings(rows) if heading not in _PLACE]
-    gap = 2 if _longest(rows) <= _room(rows, headings, width, gap=2) else 1
+def _rich(place: str, headings: Sequence[str], body: Sequence[Sequence[str]], width: int) -> Table:
+    """Names of methods, numbers of seeds, then figures."""
+    columns = list(zip(*body, strict=True))
+    longest = max(map(cell_len, (headings[0], *columns[0])))
+    needed = [
+        max(_FIGURE_WIDTH, *map(len, cells)) if heading in _UNBROKEN else _FIGURE_WIDTH
+        for heading, cells in zip(headings[2:], columns[2:], strict=True)
+    ]
+    # What is left for the names, when every figure is as narrow as it can be and two columns stand one apart.
+    room = max(width, NARROWEST) - max(map(len, columns[1])) - sum(needed) - (len(headings) - 1)
+    gap = 2 if longest <= room - (len(headings) - 1) else 1
     # Text, not str: a data set or a method called "[red]" is a name, not markup.
     table = Table(title=Text(place), box=SIMPLE_HEAD, padding=(0, gap - 1, 0, 0))
     table.show_edge = table.pad_edge = False
     table.title_justify = table.caption_justify = "left"
-    room = min(_longest(rows), _room(rows, headings, width, gap))
-    table.add_column("method", width=room, overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column(headings[0], width=min(longest, room), overflow="fold")
+    table.add_column(headings[1], justify="right", no_wrap=True)
     for heading in headings[2:]:
         title = "ours − paper" if heading == "difference" else heading  # breaks where the column is narrow
-        may_break = heading != "paper"
+        may_break = heading not in _UNBROKEN
         table.add_column(title, justify="right", no_wrap=not may_break, min_width=_FIGURE_WIDTH if may_break else None)
-    for row in rows:
+    for cells in body:
         # Where the terminal is narrow a cell breaks at its one space, before ±.
-        table.add_row(*(Text(cell.replace("± ", "±")) for cell in _cells(row, headings)))
+        table.add_row(*(Text(cell.replace("± ", "±")) for cell in cells))
     return table
-
-
-def _longest(rows: Sequence[Row]) -> int:
-    return max(len("method"), *(cell_len(row.label) for row in rows))
-
-
-def _room(rows: Sequence[Row], headings: Sequence[str], width: int, gap: int) -> int:
-    """What is left for the names of methods, when every figure is as narrow as it can be."""
-    seeds = max(len(str(row.n)) for row in rows)
-    return width - seeds - gap - (len(headings) - 2) * (_FIGURE_WIDTH + gap)
 
 
 def _headings(rows: Sequence[Row]) -> list[str]:
@@ -147,14 +173,14 @@ def _cells(row: Row, headings: Sequence[str]) -> list[str]:
 
 
 def _paired_cells(pair: Paired) -> list[str]:
-    names = [pair.dataset, f"{pair.imbalance_factor:g}", pair.model, pair.method, pair.baseline]
+    """Seeds, differences and wins."""
     gaps = [gap.text(signed=True) if gap else "–" for gap in (pair.last, pair.many, pair.medium, pair.few)]
     wins = f"{pair.last.wins} of {pair.last.n}" if pair.last else "–"
-    return [*names, str(len(pair.seeds)), *gaps, wins]
+    return [str(len(pair.seeds)), *gaps, wins]
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    notes = [NOTE, BEST_NOTE]
+    notes = [NOTE, BEST_NOTE, ECE_NOTE]
     if any(row.paper is not None for row in rows):
         notes.append(DIFFERENCE_NOTE)
     notes += [f"† {remark}" for remark in dict.fromkeys(row.remark for row in rows if row.remark)]

@@ -24,7 +24,8 @@ def accuracy(comparison: Comparison) -> str:
         else "In brackets the number of training images."
     )
     seeds = " Mean over the seeds of a method." if len(comparison.runs) > len(comparison.methods) else ""
-    chart = responsive(lambda width: class_charts.accuracy(comparison, width), "Accuracy per class by frequency")
+    described = f"Accuracy of {', '.join(comparison.methods)} on every class, most frequent class first"
+    chart = responsive(lambda width: class_charts.accuracy(comparison, width), described)
     return (
         f"{method_keys(comparison)}<figure>{chart}<figcaption>{how}{seeds}</figcaption></figure>"
         f"{_class_table(comparison)}"
@@ -55,8 +56,9 @@ def changes(comparison: Comparison) -> str:
     """Accuracy per class minus the baseline's."""
     if comparison.baseline is None:
         return absent(f"only {comparison.methods[0]} is on this page; give a second method's run to compare with")
-    chart = responsive(lambda width: class_charts.changes(comparison, width), "Change of accuracy per class")
     others = [method for method in comparison.methods if method != comparison.baseline]
+    described = f"Change of accuracy of {', '.join(others)} against {comparison.baseline} on every class"
+    chart = responsive(lambda width: class_charts.changes(comparison, width), described)
     told = "".join(f"<li>{_told_changes(comparison, method)}</li>" for method in others)
     return (
         f"<p>Points of accuracy above or below {escaped(comparison.baseline)}, class by class, most frequent "

@@ -8,7 +8,7 @@ from safa.report import charts, curves
 from safa.report.comparison import Comparison
 from safa.report.diagnostics import COLUMNS, EXPLAINED, KINDS, Diagnostics, amount, diagnostics, figures
 from safa.report.markup import absent, escaped, figure, table
-from safa.report.sections.pieces import method_keys
+from safa.report.sections.pieces import method_keys, over_epochs
 from safa.report.spread import spread
 from safa.report.svg import responsive
 
@@ -70,7 +70,7 @@ def _epochs(comparison: Comparison) -> str:
     if not panels:
         return ""
     methods = [method for method in comparison.methods if any(method in panel.curves for panel in panels)]
-    chart = responsive(lambda width: charts.training(comparison, panels, (), width), "Diagnostics by epoch")
+    chart = responsive(lambda width: charts.training(comparison, panels, (), width), over_epochs(panels))
     caption = "In training, on augmented images: means over the steps of an epoch. The band spans the seeds."
     return (
         f"<h3>Epoch by epoch</h3>{method_keys(comparison, methods)}"

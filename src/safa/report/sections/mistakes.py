@@ -33,7 +33,8 @@ def _destinations(comparison: Comparison) -> str:
     if not known:
         return absent(f"no test image belongs to the {comparison.rare_group}-shot classes")
     group = describe_group(comparison, comparison.rare_group)
-    chart = responsive(lambda width: charts.destinations(known, width), "Where the rare classes' images go")
+    described = f"Where the test images of {group} go with {', '.join(known)}"
+    chart = responsive(lambda width: charts.destinations(known, width), described)
     names = [key("right", "s", "right")]
     for name in reversed(comparison.groups):
         wrong = f"another {name}-shot class" if name == comparison.rare_group else f"a {name}-shot class"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from safa.report.comparison import Comparison
+from safa.report.curves import Panel
 from safa.report.markup import escaped, key, keys
 from safa.report.rows import summarise
 from safa.report.runs import Run
@@ -38,6 +39,12 @@ def in_focus(comparison: Comparison) -> list[str]:
     others.sort(key=lambda method: rows[method].mean if rows[method] else np.inf)
     chosen = {comparison.baseline, *others[: MOST_PANELS - 1]}
     return [method for method in comparison.methods if method in chosen]
+
+
+def over_epochs(panels: Sequence[Panel]) -> str:
+    """What the curves of these panels show of whom, for readers who do not see them."""
+    methods = dict.fromkeys(method for panel in panels for method in panel.curves)
+    return f"Over the epochs of {', '.join(methods)}: {'; '.join(panel.title for panel in panels)}"
 
 
 def missing(runs: Sequence[Run], file: str) -> str:

@@ -44,7 +44,7 @@ def _provenance(label: str, run: Run) -> dict[str, str]:
         "recipe": known.get("recipe", "–"),
         "epochs": known["epochs"],
         "reused epochs": known.get("reused_epochs", "–"),
-        "time": _duration(seconds) if isinstance(seconds, int | float) else "–",
+        "training time (reused epochs included)": _duration(seconds) if isinstance(seconds, int | float) else "–",
         "device": known.get("device", "–"),
         "precision": known.get("precision", "–"),
         "torch": known.get("torch", "–"),
@@ -69,13 +69,15 @@ def _duration(seconds: float) -> str:
 
 def _subset_note(comparison: Comparison) -> str:
     """A comparison is only paired if the methods saw the same images."""
-    by_seed: dict[int, set[object]] = {}
+    seen: dict[tuple[int, str], set[object]] = {}
     for run in comparison.runs:
-        by_seed.setdefault(int(run.result["seed"]), set()).add(run.result.get("subset_sha256"))
-    mixed = [str(seed) for seed, hashes in by_seed.items() if len(hashes) > 1]
+        for kind in ("subset_sha256", "images_sha256"):  # two folders of one name may hold different images
+            if kind in run.result:
+                seen.setdefault((int(run.result["seed"]), kind), set()).add(run.result[kind])
+    mixed = dict.fromkeys(str(seed) for (seed, _), hashes in seen.items() if len(hashes) > 1)
     if not mixed:
         return ""
     return absent(
-        f"the methods did not train on the same images for seed {', '.join(mixed)}: the subset hashes "
-        "differ, so part of a difference may come from the draw"
+        f"the methods did not train on the same images for seed {', '.join(mixed)}: the hashes of subset "
+        "or images differ, so part of a difference may come from them"
     )

@@ -8,7 +8,7 @@ from safa.report.comparison import Comparison
 from safa.report.headline import CLEAR_NOTE, describe_group
 from safa.report.markup import escaped, figure, table
 from safa.report.rows import Row, paired, summarise
-from safa.report.tables import BEST_NOTE
+from safa.report.tables import BEST_NOTE, ECE_NOTE
 
 
 def summary(comparison: Comparison) -> str:
@@ -22,6 +22,7 @@ def summary(comparison: Comparison) -> str:
     note = (
         f"Top-1 error in per cent of the test set at the last epoch, lower is better; mean ± sample "
         f"standard deviation over seeds; lowest mean in bold. Groups: {grouped}. {BEST_NOTE}"
+        f"{f' {ECE_NOTE}' if any(row.ece for row in rows) else ''}"
     )
     return (
         table(["method", "seeds", *(title for title, _ in shown)], body, figures_from=1)

@@ -12,14 +12,22 @@ from safa.report.svg import responsive
 def tail(comparison: Comparison) -> str:
     """Training images per class."""
     counts = comparison.counts
-    _, ratio = comparison.head_classes()
     text = (
         f"{counts.sum():,} training images in {len(counts)} classes; the largest class has {counts.max():,}, "
-        f"the smallest {counts.min():,}. Head classes, from which SAFA takes its directions, are the largest "
-        f"{100 * ratio:g} % of the classes by count."
+        f"the smallest {counts.min():,}. Head classes, from which SAFA takes its directions, are {_heads(comparison)}."
     )
-    chart = responsive(lambda width: class_charts.tail(comparison, width), "Training images per class, largest first")
+    described = f"Training images of {len(counts)} classes, from {counts.max():,} to {counts.min():,}, largest first"
+    chart = responsive(lambda width: class_charts.tail(comparison, width), described)
     return f"<p>{escaped(text)}</p>{_group_keys(comparison)}<figure>{chart}</figure>"
+
+
+def _heads(comparison: Comparison) -> str:
+    """Their share, with the methods that take it where it is not that of all."""
+    (ratio, _), *others = comparison.head_ratios.items()
+    if not others:
+        return f"the largest {100 * ratio:g} % of the classes by count"
+    shares = [f"{100 * ratio:g} % in {', '.join(methods)}" for ratio, methods in comparison.head_ratios.items()]
+    return f"the largest classes by count: {'; '.join(shares)}"
 
 
 def _group_keys(comparison: Comparison) -> str:

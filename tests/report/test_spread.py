@@ -1,0 +1,29 @@
+"""When a difference over seeds is called clear."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from safa.report.spread import difference, t_975
+
+
+@pytest.mark.parametrize("degrees", range(1, 31))
+def test_the_quantiles_of_t_are_those_of_scipy(degrees):
+    assert t_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=5e-4)
+
+
+def test_beyond_the_table_the_quantile_is_that_of_the_normal():
+    assert t_975(31) == t_975(1000) == pytest.approx(stats.norm.ppf(0.975), abs=5e-5)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_without_an_effect_one_in_twenty_differences_is_called_clear(seeds):
+    gaps = np.random.default_rng(seeds).normal(size=(4000, seeds))
+    share = np.mean([difference(row, np.zeros(seeds)).is_clear for row in gaps])
+    assert share == pytest.approx(0.05, abs=0.012)  # three and a half standard errors
+
+
+def test_a_single_seed_makes_nothing_clear():
+    assert not difference([50.0], [60.0]).is_clear
