@@ -44,7 +44,7 @@ def drawn(labels: list[int] = LABELS, seed: int = 2) -> tuple[list[tuple[int, in
     pairs = [(i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True) if labels[i] in (1, 3)]
     pairs += [(j, i) for i, j in pairs]
     tail = [row for row, y in enumerate(labels) if y not in (1, 3)]
-    return pairs, [tail[k] for k in spread(len(pairs), len(tail), torch.device("cpu")).tolist()]
+    return pairs, [tail[k] for k in spread(len(pairs), len(tail)).tolist()]
 
 
 def layers(module, inputs: Tensor) -> Tensor:

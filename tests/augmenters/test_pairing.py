@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs, spread
+from tests.elsewhere import DEVICE, watched
 
-CPU = torch.device("cpu")
 label_vectors = st.lists(st.integers(0, 6), max_size=60)
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -68,7 +68,7 @@ def test_the_seed_fixes_the_pairs():
 @unhurried
 @given(st.integers(0, 40))
 def test_random_pairs_use_every_row_but_an_odd_last_one_once(n):
-    first, second = random_pairs(n, CPU)
+    first, second = random_pairs(n)
     assert len(first) == len(second) == n // 2
     assert len(set(torch.cat([first, second]).tolist())) == n // 2 * 2
 
@@ -76,7 +76,7 @@ def test_random_pairs_use_every_row_but_an_odd_last_one_once(n):
 @unhurried
 @given(st.integers(0, 40), st.integers(1, 12))
 def test_spread_uses_no_index_twice_before_all_were_used(n, over):
-    times = Counter(spread(n, over, CPU).tolist())
+    times = Counter(spread(n, over).tolist())
     counts = [times[index] for index in range(over)]
     assert sum(counts) == n
     assert max(counts) - min(counts) <= 1
@@ -85,7 +85,7 @@ def test_spread_uses_no_index_twice_before_all_were_used(n, over):
 @pytest.mark.parametrize(("n", "over"), [(1, 4), (3, 5), (7, 5)])
 def test_spread_uses_every_index_equally_often_over_many_draws(n, over):
     torch.manual_seed(0)
-    times = Counter(index for _ in range(1000) for index in spread(n, over, CPU).tolist())
+    times = Counter(index for _ in range(1000) for index in spread(n, over).tolist())
     assert all(abs(times[index] - 1000 * n / over) < 70 for index in range(over))  # sd at most 16
 
 
@@ -133,6 +133,16 @@ def test_rows_of_a_match_are_the_first_tail_rows_then_the_second_of_those_that_h
     match = Match(i, j, tail_i, tail_k, torch.tensor([0, 2]))
     assert match.rows.tolist() == [6, 8, 9, 7, 10]
     assert match.pairs.tolist() == [0, 1, 2, 0, 2]
+
+
+def test_a_match_goes_to_another_device_in_one_copy():
+    match = Match(*torch.tensor([[0, 2, 4], [1, 3, 5], [6, 8, 9], [7, 8, 10]]), torch.tensor([0, 2]))
+    with watched() as seen:
+        there = match.to(DEVICE)
+    assert (seen["uploads"], seen["waits"]) == (1, 0)
+    assert {name: part.here.tolist() for name, part in vars(there).items()} == {
+        name: part.tolist() for name, part in vars(match).items()
+    }
 
 
 def test_features_of_one_position_want_two_head_pairs():

@@ -69,7 +69,7 @@ def test_idle_nothing_is_generated_and_q_learns_on_pairs_of_the_batch():
     out = run(rsg, features)
     assert out.features is features
     torch.manual_seed(2)
-    first, second = random_pairs(len(MORE_HEAD), torch.device("cpu"))
+    first, second = random_pairs(len(MORE_HEAD))
     pairs = list(zip(first.tolist(), second.tolist(), strict=True))
     expected = literal.center_estimation(weights(rsg), features, MORE_HEAD, pairs)
     assert {name: term.item() for name, term in out.terms.items()} == pytest.approx({"cesc": expected})

@@ -336,6 +336,30 @@ def test_reading_generated_features_stay_above_the_smallest_real_one():
     assert shifted.features[7:].min() == -2
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_reading_rectify_after_a_relu_is_a_relu_to_the_bit_gradients_included(dtype):
+    moved = torch.cat([torch.zeros(10), torch.randn(50, generator=torch.Generator().manual_seed(0))])
+    moved, expected = (moved.to(dtype).reshape(10, 3, 2, 1).requires_grad_() for _ in range(2))
+    made, wanted = above(moved, 0.0), expected.relu()
+    assert torch.equal(made, wanted)
+    for output in (made, wanted):
+        (output * torch.linspace(-1, 2, 60).to(dtype).reshape(output.shape)).sum().backward()
+    assert torch.equal(moved.grad, expected.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reading_rectify_rounds_nothing_above_a_floor_below_zero(dtype):
+    """As before a layer that normalises first, of a DenseNet."""
+    moved = torch.cat([torch.linspace(-6, 3, 45), torch.logspace(-3, 0, 15)]).to(dtype).reshape(10, 3, 2, 1)
+    assert above(moved, -3.0).flatten().tolist() == [max(x, -3.0) for x in moved.flatten().tolist()]
+
+
+def above(moved: Tensor, floor: float) -> Tensor:
+    """What SAFA leaves of moved features at its identity start, whose G adds nothing."""
+    safa = augmenter().to(moved.dtype)
+    return safa.move(torch.zeros_like(moved), moved, torch.tensor(floor, dtype=moved.dtype))
+
+
 def test_reading_without_rectify_generated_features_may_be_negative():
     assert_equations_hold(rectify=False)
     assert run(trained(rectify=False), maps()).features[7:].min() < 0
@@ -564,8 +588,8 @@ def test_without_any_term_rows_are_generated_all_the_same():
     assert len(out.features) == 10
     assert out.loss.item() == 0
     assert out.terms == {}
-    out.loss.backward()
-    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in safa.parameters())
+    (out.features[7:].square().sum() + out.loss).backward()
+    assert all(p.grad is not None for p in safa.parameters())
 
 
 # --- head and tail -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
-from safa.augmenters.pairing import Match, match_tail_to_head, rows_of
+from safa.augmenters.pairing import CPU, Match, match_tail_to_head, placed, rows_of
 from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented
@@ -72,9 +72,10 @@ class Control(TailAugmenter, ABC):
         nothing = zero_beside(features)
         if not (self.active and self.training):
             return Augmented(features, labels, nothing)
-        match = match_tail_to_head(labels, self.heads_of(labels), maps.shape[2] * maps.shape[3])
+        match = match_tail_to_head(*self.labels_and_heads(labels), maps.shape[2] * maps.shape[3])
         if match is None:
             return Augmented(features, labels, nothing)
+        match = match.to(features.device)
         made = self.as_given(self.make(lifted(maps.detach()), match))
         rows = torch.cat([features, made.to(features.dtype)])
         return Augmented(rows, torch.cat([labels, labels[match.rows]]), nothing)
@@ -220,8 +221,8 @@ class TailMixup(Control):
         of_head = self.partner == "head"
         of_i, of_k = (match.head_i, match.head_j) if of_head else (match.tail_k, match.tail_i)
         partner = rows_of(source, torch.cat([of_i, of_k[match.partnered]]))
-        share = source.new_empty(len(partner), 1, 1, 1).uniform_(self.least, 1)
-        return torch.lerp(partner, rows_of(source, match.rows), share)
+        share = torch.empty(len(partner), 1, 1, 1, dtype=source.dtype, device=CPU).uniform_(self.least, 1)
+        return torch.lerp(partner, rows_of(source, match.rows), *placed(source.device, share))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, partner={self.partner!r}, least={self.least}"

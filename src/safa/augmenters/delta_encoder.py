@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_of
-from safa.augmenters.pairing import same_class_pairs, spread
+from safa.augmenters.pairing import placed, same_class_pairs, spread
 from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented
@@ -99,8 +99,8 @@ class DeltaEncoder(TailAugmenter):
         maps = self.as_maps(features)
         if not self.training:
             return Augmented(features, labels, zero_of(self))
-        source, is_head = maps.detach(), self.heads_of(labels)
-        sample, reference = self._head_pairs(labels, is_head)
+        source, (read, is_head) = maps.detach(), self.labels_and_heads(labels)
+        sample, reference = placed(features.device, *self._head_pairs(read, is_head))
         if len(sample) == 0:
             return Augmented(features, labels, zero_of(self))
         x, ref = source[sample], source[reference]
@@ -110,7 +110,7 @@ class DeltaEncoder(TailAugmenter):
         tail = (~is_head).nonzero().squeeze(1)
         if not self.active or len(tail) == 0:
             return Augmented(features, labels, loss, terms)
-        drawn = tail[spread(len(sample), len(tail), labels.device)]
+        (drawn,) = placed(features.device, tail[spread(len(sample), len(tail))])
         with torch.no_grad():
             generated = self.decode(source[drawn], self.encode(x, ref))
         if self.rectify:

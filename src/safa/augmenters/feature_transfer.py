@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
-from safa.augmenters.pairing import spread
+from safa.augmenters.pairing import placed, spread
 from safa.errors import UserError
 from safa.precision import lifted
 from safa.types import Augmented
@@ -95,12 +95,13 @@ class FeatureTransfer(TailAugmenter):
             return Augmented(features, labels, nothing)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             source = maps.to(self.means.dtype)
-            is_head = self.heads_of(labels)
-            self._observe(source, labels, is_head)
+            _, is_head = self.labels_and_heads(labels)
+            self._observe(source, labels)
             head, tail = is_head.nonzero().squeeze(1), (~is_head).nonzero().squeeze(1)
             if not self.active or len(head) == 0 or len(tail) == 0:
                 return Augmented(features, labels, nothing)
-            classes = labels[tail[spread(len(head), len(tail), labels.device)]]
+            head, tail = placed(features.device, head, tail[spread(len(head), len(tail))])
+            classes = labels[tail]
             generated = self.transfer(source[head], labels[head], classes)
             if self.rectify:
                 generated = torch.maximum(generated, source.amin())
@@ -130,7 +131,7 @@ class FeatureTransfer(TailAugmenter):
     def set_extra_state(self, state: Tensor) -> None:
         self.steps = int(state)
 
-    def _observe(self, source: Tensor, labels: Tensor, is_head: Tensor) -> None:
+    def _observe(self, source: Tensor, labels: Tensor) -> None:
         """Let the running means, the covariance and, now and then, the projection follow the features."""
         classes = torch.arange(len(self.means), device=labels.device)
         member = (labels[:, None] == classes).to(source.dtype)
@@ -140,6 +141,7 @@ class FeatureTransfer(TailAugmenter):
         rate = (1 - self.momentum * self.seen.to(source.dtype))[:, None] * (times > 0)
         self.means += rate * (batch_means - self.means)
         self.seen |= times[:, 0] > 0
+        is_head = self.is_head[labels]
         deviation = (source - self.means[labels][:, :, None, None]) * is_head[:, None, None, None]
         vectors = deviation.transpose(0, 1).flatten(1)
         positions = is_head.sum() * source.shape[2] * source.shape[3]

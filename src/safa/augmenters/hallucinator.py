@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_of
+from safa.augmenters.pairing import CPU, placed
 from safa.errors import UserError
 from safa.types import Augmented
 from safa.weighting import ClassCounts
@@ -34,7 +35,8 @@ class Hallucinator(TailAugmenter):
         - "Block diagonal identity matrices" (the paper's start): every layer copies its first c inputs and
           ignores the noise until it has learnt of it.
         - The paper ends in a ReLU since its features are not negative. Features below 0 are shifted above it
-          and back, so that the copy at the start is exact at any layer.
+          and back, so that the start is a copy at any layer: exact where no feature is negative, else to the rounding
+          of that shift, which in half precision is coarse beside a small feature.
         - Features are cut from the layers below, as in RSG and SAFA.
 
     Raises:
@@ -77,7 +79,8 @@ class Hallucinator(TailAugmenter):
         maps = self.as_maps(features)
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
-        tail = (~self.heads_of(labels)).nonzero().squeeze(1).repeat(self.copies)
+        _, is_head = self.labels_and_heads(labels)
+        (tail,) = placed(features.device, (~is_head).nonzero().squeeze(1).repeat(self.copies))
         if len(tail) == 0:
             return Augmented(features, labels, zero_of(self))
         source = maps.detach()
@@ -88,8 +91,8 @@ class Hallucinator(TailAugmenter):
 
     def generate(self, samples: Tensor) -> Tensor:
         """G(x, z) with fresh noise z: features above 0, (n, c, h, w) -> (n, c, h, w)."""
-        size = (len(samples), self.noise, 1, 1)
-        noise = torch.randn(size, device=samples.device, dtype=samples.dtype)
+        noise = torch.randn(len(samples), self.noise, 1, 1, dtype=samples.dtype, device=CPU)
+        (noise,) = placed(samples.device, noise)
         hidden = torch.cat([samples, noise.expand(-1, -1, *samples.shape[2:])], dim=1)
         for layer in self.generator:
             hidden = F.relu(layer(hidden))

@@ -59,23 +59,25 @@ class TailAugmenter(nn.Module):
             return features.transpose(1, 2).unsqueeze(-1)
         return features[:, :, None, None] if self.layout == "vector" else features
 
-    def heads_of(self, labels: Tensor) -> Tensor:
-        """Which rows are of head classes, shape (n,), bool.
+    def labels_and_heads(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The labels and which of them are of head classes, shape (n,), int64 and bool, both on the CPU.
+
+        Pairs are drawn there. Another device is waited for, so a step asks once.
 
         Args:
             labels: shape (n,), int64.
 
         Raises:
-            UserError: if a label is beyond the class counts. On another device than the CPU, which would have to be
-                waited for, that is an error of the device.
+            UserError: if a label is beyond the class counts.
         """
         classes = len(self.is_head)
-        if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= classes:
+        read, is_head = torch.split(torch.cat([labels, self.is_head]).cpu(), [len(labels), classes])
+        if len(read) and int(read.max()) >= classes:
             raise UserError(
                 f"{type(self).__name__} was built with the counts of {classes} classes, so labels are 0 to "
-                f"{classes - 1}, got {int(labels.max())}; class_counts must name every class that labels do"
+                f"{classes - 1}, got {int(read.max())}; class_counts must name every class that labels do"
             )
-        return self.is_head[labels]
+        return read, is_head.bool()[read]
 
     def as_given(self, maps: Tensor) -> Tensor:
         """(n, c, h, w) as the layout has it."""

@@ -2,8 +2,8 @@
 
 Unlike the other augmenters these add no rows: b rows go in, b mixed rows with soft labels (b, k) come out. On
 the network's input they are the published methods; before a named layer they are Manifold Mixup. One share
-lambda and one permutation per batch are drawn from torch's global generator, as dropout is: lambda on the CPU,
-where reading it waits for no device, the permutation on the device of the features.
+lambda and one permutation per batch are drawn from torch's global generator, on the CPU: a seed gives the same ones
+on every device, and reading lambda waits for none.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from safa.augmenters.pairing import CPU, placed
 from safa.errors import UserError
 from safa.precision import lifted
 from safa.types import Augmented
 from safa.weighting import ClassCounts, checked_counts, counts_tensor
-
-_CPU = torch.device("cpu")  # also where another device is torch's default
 
 
 class Mixup(nn.Module):
@@ -120,10 +119,10 @@ class CutMix(nn.Module):
         if not (self.active and self.training):
             return _with_no_loss(features, labels)
         share, partner = _share(self.alpha), _partners(features)
-        if self.probability < 1 and float(torch.rand((), device=_CPU)) >= self.probability:
+        if self.probability < 1 and float(torch.rand((), device=CPU)) >= self.probability:
             share = 1.0  # a box without area
         height, width = features.shape[2:]
-        centre = [int(torch.randint(side, (), device=_CPU)) for side in (height, width)]
+        centre = [int(torch.randint(side, (), device=CPU)) for side in (height, width)]
         rows, columns = _cut(height, centre[0], share), _cut(width, centre[1], share)
         mixed = features.clone()
         mixed[:, :, rows, columns] = features[partner, :, rows, columns]
@@ -223,13 +222,14 @@ def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 def _share(alpha: float) -> float:
     """lambda, the share of the row itself, from Beta(alpha, alpha)."""
-    concentration = torch.tensor(float(alpha), device=_CPU)
+    concentration = torch.tensor(float(alpha), device=CPU)
     return float(torch.distributions.Beta(concentration, concentration).sample())
 
 
 def _partners(features: Tensor) -> Tensor:
     """For every row the row it is mixed with: a permutation, shape (b,)."""
-    return torch.randperm(len(features), device=features.device)
+    (partner,) = placed(features.device, torch.randperm(len(features), device=CPU))
+    return partner
 
 
 def _cut(side: int, centre: int, share: float) -> slice:

@@ -1,7 +1,9 @@
 """Random pairs of rows of one batch, and the rows they name, without a loop over rows.
 
-Random numbers come from torch's global generator, as those of dropout do: seeding it makes a step
-reproducible.
+Pairs are drawn from torch's global generator on the CPU, out of labels on the CPU, and then ``placed`` on the device:
+a seed gives the same pairs on every device, and matching waits for none. So are all numbers that an augmenter draws for
+a batch or a row. Those for every element of features, ``Noise`` and dropout, are drawn where the features are: on
+another device they are others, and so is what the CPU draws after them in that step, as the Delta-encoder's tail rows.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+CPU = torch.device("cpu")  # also where another device is torch's default
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,33 @@ class Match:
         """The pair that each of the n + m generated rows belongs to."""
         return torch.cat([torch.arange(len(self.head_i), device=self.partnered.device), self.partnered])
 
+    def to(self, device: torch.device) -> Match:
+        return Match(*placed(device, self.head_i, self.head_j, self.tail_i, self.tail_k, self.partnered))
+
+
+def placed(device: torch.device, *drawn: Tensor) -> tuple[Tensor, ...]:
+    """What was drawn on the CPU, tensors of one type, put on a device in one copy, which does not wait for CUDA."""
+    # Elsewhere such a copy may read memory that is free again: https://github.com/pytorch/pytorch/issues/189690
+    together = torch.cat(drawn).to(device, non_blocking=device.type == "cuda")
+    return torch.split(together, [len(part) for part in drawn])
+
 
 def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pair the rows of every class at random, each row at most once.
 
     Args:
-        labels: shape (n,), int64.
+        labels: shape (n,), int64, on the CPU.
 
     Returns:
         (first, second, single): indices into ``labels``. ``labels[first] == labels[second]``; ``single`` are
         the rows left over, one for every class with an odd number of rows.
     """
     n = len(labels)
-    shuffled = torch.randperm(n, device=labels.device)
+    shuffled = torch.randperm(n, device=CPU)
     order = shuffled[torch.argsort(labels[shuffled], stable=True)]
     grouped = labels[order]
-    position = torch.arange(n, device=labels.device)
-    follows = torch.zeros(n, dtype=torch.bool, device=labels.device)  # same class as the row before it
+    position = torch.arange(n, device=CPU)
+    follows = torch.zeros(n, dtype=torch.bool, device=CPU)  # same class as the row before it
     follows[1:] = grouped[1:] == grouped[:-1]
     start = torch.where(follows, 0, position).cummax(0).values
     even = (position - start) % 2 == 0
@@ -72,24 +86,24 @@ def rows_of(maps: Tensor, rows: Tensor) -> Tensor:
     return maps.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
 
 
-def random_pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def random_pairs(n: int) -> tuple[Tensor, Tensor]:
     """Split n rows at random into n // 2 pairs: two index tensors, shape (n // 2,)."""
-    order = torch.randperm(n, device=device)
+    order = torch.randperm(n, device=CPU)
     return order[: n // 2], order[n // 2 : n // 2 * 2]
 
 
-def spread(n: int, over: int, device: torch.device) -> Tensor:
+def spread(n: int, over: int) -> Tensor:
     """n random indices below ``over``, every one used before any is used once more, shape (n,)."""
-    order = torch.randperm(over, device=device)
-    return order[torch.arange(n, device=device) % over]
+    order = torch.randperm(over, device=CPU)
+    return order[torch.arange(n, device=CPU) % over]
 
 
 def match_tail_to_head(labels: Tensor, is_head: Tensor, positions: int) -> Match | None:
     """Draw pairs of one class, and give every head pair a tail pair: all tail rows once before any twice.  [SAFA 4.1]
 
     Args:
-        labels: shape (n,), int64.
-        is_head: shape (n,), bool; which rows are of head classes.
+        labels: shape (n,), int64, on the CPU.
+        is_head: shape (n,), bool, on the CPU; which rows are of head classes.
         positions: of one feature, h * w. With a single one, SAFA's batch norm needs two head pairs.
 
     Returns:
@@ -102,6 +116,6 @@ def match_tail_to_head(labels: Tensor, is_head: Tensor, positions: int) -> Match
     tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
     if len(head_i) < (1 if positions > 1 else 2) or len(tail_i) == 0:
         return None
-    drawn = spread(len(head_i), len(tail_i), labels.device)
+    drawn = spread(len(head_i), len(tail_i))
     tail_i, tail_k = tail_i[drawn], tail_k[drawn]
     return Match(head_i, head_j, tail_i, tail_k, (tail_i != tail_k).nonzero().squeeze(1))

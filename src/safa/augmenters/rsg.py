@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_of
-from safa.augmenters.pairing import random_pairs
+from safa.augmenters.pairing import CPU, placed, random_pairs
 from safa.errors import UserError
 from safa.precision import lifted
 from safa.types import Augmented
@@ -103,10 +103,10 @@ class RSG(TailAugmenter):
         maps = self.as_maps(features)
         if not self.training or len(labels) == 0:
             return Augmented(features, labels, zero_of(self))
-        source, is_head = maps.detach(), self.heads_of(labels)
+        source, (_, is_head) = maps.detach(), self.labels_and_heads(labels)
         assignment = self.assign(source, labels)
         values = {"cesc": self._center_estimation(source, labels, assignment)} if self.cesc else {}
-        head, tail = self._meet(is_head) if self.active else (labels[:0], labels[:0])
+        head, tail = placed(features.device, *self._meet(is_head if self.active else is_head[:0]))
         rows, new_labels = features, labels
         if len(head):
             center = self.centers.detach()[labels, assignment.argmax(dim=1)]
@@ -135,7 +135,7 @@ class RSG(TailAugmenter):
         """L_cesc: centres near the rows they are assigned, and, while idle, Q on pairs of the batch."""
         term = centers_loss(source, self.centers[labels], assignment)
         if not self.active and len(labels) > 1:
-            first, second = random_pairs(len(labels), labels.device)
+            first, second = placed(labels.device, *random_pairs(len(labels)))
             logits = self.pair_classifier(torch.cat([source[first], source[second]], dim=1))
             term = term + F.cross_entropy(lifted(logits), (labels[first] == labels[second]).long())
         return term
@@ -147,13 +147,13 @@ class RSG(TailAugmenter):
         return no_class_left + maximized_vector(variation, moved, direction, self.released)
 
     def _meet(self, is_head: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (head, tail) to be combined; both empty when either is missing."""
+        """Rows (head, tail) to be combined, on the CPU; both empty when either is missing."""
         head, tail = is_head.nonzero().squeeze(1), (~is_head).nonzero().squeeze(1)
         fewer, more = sorted((len(head), len(tail)))
         if fewer == 0:
             return head[:0], tail[:0]
         segments = max(1, int(more * self.transfer_strength / fewer))
-        row = torch.arange(segments * fewer, device=is_head.device)
+        row = torch.arange(segments * fewer, device=CPU)
         return head[row % len(head)], tail[row % len(tail)]
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters import terms
-from safa.augmenters.layout import Layout, TailAugmenter, zero_of
-from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs
+from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
+from safa.augmenters.pairing import CPU, Match, match_tail_to_head, placed, random_pairs, rows_of, same_class_pairs
 from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented
@@ -122,13 +122,16 @@ class SAFA(TailAugmenter):
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
         source = maps.detach() if self.reading.detach else maps
-        match = match_tail_to_head(labels, self.heads_of(labels), maps.shape[2] * maps.shape[3])
+        read, is_head = self.labels_and_heads(labels)
+        match = match_tail_to_head(read, is_head, maps.shape[2] * maps.shape[3])
         if match is None:
             return Augmented(features, labels, zero_of(self))
+        read, match = torch.cat([read, read[match.rows]]), match.to(features.device)
         generated = self._generate(source, match)
+        values, diagnostics = self._terms(source, generated, read)
+        # The generated rows touch E, D and G, and the contrastive term Q.
+        loss = sum((getattr(self.reading, name) * value for name, value in values.items()), zero_beside(features))
         new_labels = torch.cat([labels, labels[match.rows]])
-        values, diagnostics = self._terms(source, generated, new_labels)
-        loss = sum((getattr(self.reading, name) * value for name, value in values.items()), zero_of(self))
         rows = torch.cat([features, self.as_given(generated.features).to(features.dtype)])
         return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()}, diagnostics)
 
@@ -162,8 +165,9 @@ class SAFA(TailAugmenter):
             generated = moved + generated
         if not self.reading.rectify:
             return generated
-        floor = floor.to(generated.dtype)
-        return (generated - floor).relu() + floor  # not torch.maximum, whose gradient is ten times slower
+        # Not torch.maximum or where, whose gradients are ten times slower; lifted, for half precision would round what
+        # is above the floor to the steps of numbers as large as the floor.
+        return ((lifted(generated) - floor).relu() + floor).to(generated.dtype)
 
     def _generate(self, source: Tensor, match: Match) -> _Generated:
         """Both tail features of a pair take the same delta, so that L_ms^t can compare them."""
@@ -181,7 +185,10 @@ class SAFA(TailAugmenter):
     def _terms(
         self, source: Tensor, generated: _Generated, labels: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Unweighted terms of Eq. 1 that have a weight and something to be computed on; then the diagnostics."""
+        """Unweighted terms of Eq. 1 that have a weight and something to be computed on; then the diagnostics.
+
+        ``labels`` are those of the grown batch, on the CPU.
+        """
         reading, values, diagnostics = self.reading, {}, generated.diagnostics
         if reading.reconstruction:
             values["reconstruction"] = self._reconstruction(source, generated)
@@ -229,17 +236,17 @@ class SAFA(TailAugmenter):
     def _contrastive(self, features: Tensor, labels: Tensor, real: int) -> tuple[Tensor, dict[str, Tensor]]:
         """L_c over s/2 pairs of real head, real tail and generated features, and how often Q is right.  [Eq. 6]"""
         assert self.pair_classifier is not None
-        first, second = random_pairs(len(labels), labels.device)
+        first, second = random_pairs(len(labels))
         balanced = self.reading.pairs == "balanced"
         if balanced:  # half of the random pairs give way to same-class pairs
             same_first, same_second, _ = same_class_pairs(labels)
             half = len(first) // 2
-            chosen = torch.randperm(len(same_first), device=labels.device)[:half]
+            chosen = torch.randperm(len(same_first), device=CPU)[:half]
             first = torch.cat([first[half:], same_first[chosen]])
             second = torch.cat([second[half:], same_second[chosen]])
-        pairs = rows_of(features, torch.cat([first, second])).chunk(2)
-        logits = self.pair_classifier(torch.cat(pairs, dim=1))
-        same, generated = labels[first] == labels[second], torch.maximum(first, second) >= real
+        same, generated = placed(features.device, labels[first] == labels[second], torch.maximum(first, second) >= real)
+        (rows,) = placed(features.device, torch.cat([first, second]))
+        logits = self.pair_classifier(torch.cat(rows_of(features, rows).chunk(2), dim=1))
         return terms.contrastive(logits, same, balanced), _accuracy(logits, same, generated)
 
 
