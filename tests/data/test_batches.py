@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from safa.catalog import CATALOG, build
 from safa.data.augmentation import CropFlip, ResizedCrop
 from safa.data.batches import Batches, InOrder, Normalise
 from safa.data.types import Split
 from safa.errors import UserError
 from safa.sampling import InstanceBalanced
+from tests.elsewhere import DEVICE, watched
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -31,14 +33,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def batches(
-    split: Split, *, augmentation=None, seed: int = 3, rank: int = 0, workers: int = 0, sampler=None
+    split: Split, *, augmentation=None, seed: int = 3, rank: int = 0, workers: int = 0, sampler=None, device=CPU
 ) -> Batches:
     return Batches(
         split,
         sampler or InstanceBalanced(split.labels, 4, seed=seed),
-        Normalise(MEAN, STD, CPU),
+        Normalise(MEAN, STD, device),
         augmentation=augmentation,
-        device=CPU,
+        device=device,
         image_size=8,
         seed=seed,
         rank=rank,
@@ -134,6 +136,30 @@ def test_global_random_numbers_are_neither_used_nor_moved(split):
     state = torch.get_rng_state()
     epoch(batches(split, augmentation=ResizedCrop()), 0)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- another device ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CATALOG["augmentation"])
+def test_batches_on_another_device_are_those_of_the_cpu_and_the_cpu_waits_for_none(name):
+    split = Split(np.arange(10) % 3, some_images(size=16))
+    expected = epoch(batches(split, augmentation=build("augmentation", name, {})), 1)
+    with watched() as seen:
+        made = batches(split, augmentation=build("augmentation", name, {}), device=DEVICE)
+        seen.clear()
+        found = [(images.here, labels.here) for images, labels in made.epoch(1)]
+    assert equal(found, expected)
+    assert seen["waits"] == 0
+
+
+@pytest.mark.parametrize(("augmentation", "uploads"), [(None, 1), (CropFlip(), 1 + 3)])
+def test_indices_go_to_another_device_once_an_epoch_and_crops_once_a_batch(augmentation, uploads, split):
+    with watched() as seen:
+        made = batches(split, augmentation=augmentation, device=DEVICE)
+        seen.clear()
+        epoch(made, 0)
+    assert seen["uploads"] == uploads
 
 
 # --- files -------------------------------------------------------------------------------------------------

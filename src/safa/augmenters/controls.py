@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
-from safa.augmenters.pairing import CPU, Match, match_tail_to_head, placed, rows_of
+from safa.augmenters.pairing import Match, match_tail_to_head, rows_of
+from safa.devices import CPU, placed
 from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_of
-from safa.augmenters.pairing import placed, same_class_pairs, spread
+from safa.augmenters.pairing import same_class_pairs, spread
+from safa.devices import placed
 from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
-from safa.augmenters.pairing import placed, spread
+from safa.augmenters.pairing import spread
+from safa.devices import placed
 from safa.errors import UserError
 from safa.precision import lifted
 from safa.types import Augmented

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_of
-from safa.augmenters.pairing import CPU, placed
+from safa.devices import CPU, placed
 from safa.errors import UserError
 from safa.types import Augmented
 from safa.weighting import ClassCounts

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.pairing import CPU, placed
+from safa.devices import CPU, placed
 from safa.errors import UserError
 from safa.precision import lifted
 from safa.types import Augmented

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CPU = torch.device("cpu")  # also where another device is torch's default
+from safa.devices import CPU, placed
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,6 @@ class Match:
 
     def to(self, device: torch.device) -> Match:
         return Match(*placed(device, self.head_i, self.head_j, self.tail_i, self.tail_k, self.partnered))
-
-
-def placed(device: torch.device, *drawn: Tensor) -> tuple[Tensor, ...]:
-    """What was drawn on the CPU, tensors of one type, put on a device in one copy, which does not wait for CUDA."""
-    # Elsewhere such a copy may read memory that is free again: https://github.com/pytorch/pytorch/issues/189690
-    together = torch.cat(drawn).to(device, non_blocking=device.type == "cuda")
-    return torch.split(together, [len(part) for part in drawn])
 
 
 def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

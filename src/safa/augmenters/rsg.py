@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_of
-from safa.augmenters.pairing import CPU, placed, random_pairs
+from safa.augmenters.pairing import random_pairs
+from safa.devices import CPU, placed
 from safa.errors import UserError
 from safa.precision import lifted
 from safa.types import Augmented

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from safa.augmenters import terms
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
-from safa.augmenters.pairing import CPU, Match, match_tail_to_head, placed, random_pairs, rows_of, same_class_pairs
+from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs
+from safa.devices import CPU, placed
 from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented

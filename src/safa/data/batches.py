@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from safa.data.augmentation import Augmentation
 from safa.data.images import decode
 from safa.data.sources import Split
+from safa.devices import placed
 from safa.errors import UserError
 from safa.seeding import seed_for
 
@@ -34,9 +35,8 @@ class Normalise:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        deviation = torch.tensor(std, device=device)
-        self.factor = 1 / (255 * deviation)
-        self.shift = -torch.tensor(mean, device=device) / deviation
+        deviation = torch.tensor(std)
+        self.factor, self.shift = placed(device, 1 / (255 * deviation), -torch.tensor(mean) / deviation)
 
     def __call__(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images.float(), self.factor).permute(0, 3, 1, 2)
@@ -84,37 +84,32 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (n, 3, h, w) float32, labels (n,)) of the epoch, from batch ``start`` on."""
         self.sampler.set_epoch(epoch)
-        batches = list(self.sampler)[start:]
-        for step, (indices, images) in enumerate(self._raw(batches), start):
+        batches = [torch.as_tensor(np.asarray(batch)) for batch in self.sampler][start:]
+        rows = placed(self.device, *batches) if batches else ()
+        raw = (self.images[indices] for indices in rows) if self.files is None else self._decoded(batches)
+        for step, (indices, images) in enumerate(zip(rows, raw, strict=True), start):
             if self.augmentation is not None:
                 generator = torch.Generator().manual_seed(seed_for(self.seed, "augmentation", epoch, step, self.rank))
                 images = self.augmentation(images, generator)
             yield self.normalise(images), self.labels[indices]
 
-    def _raw(self, batches: list[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.files is None:
-            for batch in batches:
-                indices = torch.as_tensor(np.asarray(batch), device=self.device)
-                yield indices, self.images[indices]
-            return
+    def _decoded(self, batches: list[Tensor]) -> Iterator[Tensor]:
+        assert self.files is not None
         with warnings.catch_warnings():
             # torch advises at most as many workers as cores; decoding waits on the disk, so more may be right.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             loader = DataLoader(
                 self.files,
-                batch_sampler=[list(batch) for batch in batches],
+                batch_sampler=[batch.tolist() for batch in batches],
                 collate_fn=_stacked,
                 num_workers=self.workers,
                 worker_init_fn=_heed_no_signal,
                 pin_memory=self.device.type == "cuda",
             )
-        for batch, images in zip(batches, loader, strict=True):
+        for images in loader:
             if isinstance(images, UserError):
                 raise images
-            yield (
-                torch.as_tensor(np.asarray(batch), device=self.device),
-                images.to(self.device, non_blocking=True),
-            )
+            yield images.to(self.device, non_blocking=self.device.type == "cuda")
 
 
 class InOrder:

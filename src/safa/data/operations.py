@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from safa.devices import placed
 from safa.errors import UserError
 
 GREY = 128
@@ -94,7 +95,8 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     n, height, width, channels = images.shape
     corner = matrix[:, :, 2] + 0.5 * matrix[:, :, 0] + 0.5 * matrix[:, :, 1]  # the source of the first pixel's centre
     fixed = torch.stack([matrix[:, :, 0], matrix[:, :, 1], corner], dim=2).mul_(65536).add_(0.5).floor_().long()
-    by_x, by_y, start = fixed.to(images.device)[:, :, :, None, None].unbind(2)
+    (fixed,) = placed(images.device, fixed)
+    by_x, by_y, start = fixed[:, :, :, None, None].unbind(2)
     x = torch.arange(width, device=images.device)
     y = torch.arange(height, device=images.device).unsqueeze(1)
     column, row = (by_x * x + (by_y * y + start)).bitwise_right_shift_(16).unbind(1)
@@ -126,10 +128,10 @@ def cutout(images: Tensor, size: int, centre: Tensor) -> Tensor:
             f"cutout is the side of a square in pixels, at most that of the images, {min(height, width)}, got {size}; "
             "half of it is common"
         )
-    corner = (centre - size // 2).to(images.device).unsqueeze(2)
+    top, left = placed(images.device, *(centre - size // 2).unsqueeze(2))
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
-    down = (rows >= corner[0]) & (rows < corner[0] + size)
-    across = (columns >= corner[1]) & (columns < corner[1] + size)
+    down = (rows >= top) & (rows < top + size)
+    across = (columns >= left) & (columns < left + size)
     return images.masked_fill((down.unsqueeze(2) & across.unsqueeze(1)).unsqueeze(3), GREY)
 
 
@@ -152,4 +154,5 @@ def _luma(images: Tensor) -> Tensor:
 
 def _each(strength: Tensor, images: Tensor) -> Tensor:
     """One strength per image, shape (n, 1, 1, 1), float32 where the images are."""
-    return strength.float().to(images.device).view(-1, 1, 1, 1)
+    (there,) = placed(images.device, strength.float())
+    return there.view(-1, 1, 1, 1)

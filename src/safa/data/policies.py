@@ -38,6 +38,7 @@ from safa.data.operations import (
     solarize,
     warp,
 )
+from safa.devices import placed
 from safa.errors import UserError
 
 STRONGEST = 30
@@ -158,14 +159,15 @@ def after(images: Tensor, drawn: Tensor, magnitudes: Tensor, ranges: Ranges) -> 
     matrices = torch.cat([move(some, ranges, height, width) for move, some in moves])
 
     # Sorted by operation, the images of each are one slice; selecting whole rows costs no more than a copy.
-    ordered = images.index_select(0, order.to(images.device))
+    there, back = placed(images.device, order, order.argsort())
+    ordered = images.index_select(0, there)
     *coloured, moved = torch.split(ordered, [*counts[: len(COLOURS)], len(matrices)])
     done = [
         colour(some, magnitude, ranges)
         for colour, some, magnitude in zip(COLOURS.values(), coloured, by_operation, strict=False)
     ]
     done.append(warp(moved, matrices))
-    return torch.cat(done).index_select(0, order.argsort().to(images.device))
+    return torch.cat(done).index_select(0, back)
 
 
 def _signs(n: int, generator: torch.Generator) -> Tensor:
