@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from safa.sums import Sums, assigned
+from safa.sums import Sums, assigned, weighing
 from safa.types import Output
 
 
@@ -73,3 +73,15 @@ def test_the_network_is_watched_on_generated_rows_and_on_real_ones_of_their_clas
 def test_nothing_is_watched_where_no_row_was_generated():
     assert assigned(Output(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), torch.zeros(())), images=4) == {}
     assert assigned(Output(torch.zeros(4, 3), None, torch.zeros(())), images=4) == {}
+
+
+def test_a_step_learns_from_as_many_images_as_have_equal_weights():
+    assert weighing(torch.tensor([0.5, 0.5, 0.0, 0.0]))["images_weighing"].item() == 50
+    assert weighing(torch.full((8,), 0.01, dtype=torch.bfloat16))["images_weighing"].item() == 100
+    assert weighing(torch.tensor([3.0, 1.0]))["images_weighing"].item() == 80  # 100 * 16 / (2 * 10)
+
+
+def test_weights_of_zero_leave_nothing_to_measure():
+    sums = Sums()
+    sums.watch(weighing(torch.zeros(4)))
+    assert sums.means()["diagnostics"] == {"images_weighing": None}

@@ -317,6 +317,8 @@ def test_image_weights_are_learnt_in_a_stage_and_the_run_repeats_bit_for_bit(nam
     assert equal(weights(first), weights(second))
     assert not equal(weights(first), weights(plain))
     assert math.isfinite(first.history[1]["loss"])
+    assert first.history[0]["diagnostics"] == {}
+    assert 0 < first.history[1]["diagnostics"]["images_weighing"] <= 100
 
 
 def test_image_weights_without_a_meta_set_are_refused_with_a_way_out(make):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from safa.precision import lifted
 from safa.types import Output
 
 
@@ -96,3 +97,17 @@ def assigned(output: Output, images: int) -> dict[str, Tensor]:
         "assigned_generated": 100 * right[images:].float().mean(),
         "assigned_real": 100 * (right[:images] & real).sum() / real.sum(),
     }
+
+
+@torch.no_grad()
+def weighing(weights: Tensor) -> dict[str, Tensor]:
+    """How many per cent of a batch a step with such weights of its images learns from, in effect.
+
+    Args:
+        weights: shape (n,), at least one of them above 0, or there is nothing to measure.
+
+    Returns:
+        ``images_weighing``, ``100 (sum w)^2 / (n sum w^2)``: with k equal weights and zeros, k / n.  [Kish 1965]
+    """
+    known = lifted(weights)
+    return {"images_weighing": 100 * known.sum().square() / (len(known) * known.square().sum())}

@@ -26,7 +26,7 @@ from safa.plugin import PlugIn
 from safa.progress import Progress
 from safa.seeding import seed_for
 from safa.stop import StopRequest
-from safa.sums import Sums, assigned
+from safa.sums import Sums, assigned, weighing
 from safa.types import Lookahead, Output, Refitted
 
 ASKED_EVERY = 20
@@ -169,6 +169,7 @@ class Trainer:
         with self.accelerator.autocast():
             look = Lookahead(self.model, self.criterion, images, labels, meta_images, meta_labels, epoch.lr)
             weights: Tensor = self.reweighter(look)
+        self.sums.watch(weighing(weights))
         return weights
 
     def _finish_epoch(self, epoch: Epoch) -> None:
