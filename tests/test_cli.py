@@ -422,6 +422,13 @@ def test_list_shows_names_whole_that_they_may_be_typed(call):
     assert set(library.names()) <= set(out.split())
 
 
+def test_list_of_a_folder_shows_its_recipes_with_their_titles(call):
+    _, out, _ = call("list", "table6")
+    shown = out.splitlines()
+    assert [name.strip() for name in shown[::2]] == [name for name in library.names() if name.startswith("table6/")]
+    assert shown[1].strip() == library.title(library.find(shown[0].strip())[1])
+
+
 def test_the_help_of_list_names_every_kind(capsys):
     from safa.catalog import CATALOG
 
@@ -598,6 +605,7 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("data digits --imbalance_factor 0.05", "did you mean 20?"),
         ("data digits --profile flat", "profile must be one of exponential, step, as_found, got 'flat'"),
         ("list losses", "nothing is listed under 'losses'; did you mean 'loss'?"),
+        ("list table1/cifar", "nothing is listed under 'table1/cifar'; did you mean 'table1/cifar1"),
         ("trian digits/ce", "no command is called 'trian'; did you mean 'train'?; there are train, compare"),
         ("", "name a command; there are train, compare"),
     ],

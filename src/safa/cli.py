@@ -246,10 +246,12 @@ def _data(p: ArgumentParser) -> None:
 
 def _list(p: ArgumentParser) -> None:
     p.add_argument(
-        "kind",
+        "what",
         type=str,
         nargs="?",
-        help="loss, weighting, sampler, augmenter, backbone, head, reweighting, augmentation, data or recipe",
+        metavar="KIND",
+        help="loss, weighting, sampler, augmenter, backbone, head, reweighting, augmentation, data or recipe; "
+        "or a folder of recipes, as table1/cifar100",
     )
 
 

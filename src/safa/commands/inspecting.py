@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from rich.table import Column, Table
@@ -44,22 +46,42 @@ def data(
     return 0
 
 
-def list_names(kind: str | None) -> int:
-    """Every name with its source."""
+def list_names(what: str | None) -> int:
+    """Every name with its source; those of one kind, or the recipes of one folder."""
     from safa import library
     from safa.catalog import CATALOG, DATASETS
 
-    known = {group: {name: entry.source for name, entry in entries.items()} for group, entries in CATALOG.items()}
-    known["data"] = dict(DATASETS)
-    known["recipe"] = {name: library.title(library.find(name)[1]) for name in library.names()}
-    if kind is not None and kind not in known:
-        raise UserError(f"nothing is listed under {kind!r}{closest(kind, known)}; there are {', '.join(known)}")
-    for group in [kind] if kind else known:  # a table each: the long names of one kind take no room from another
-        table = Table("kind", Column("name", no_wrap=True), "source", box=None)  # a name is there to be typed
-        for name, source in known[group].items():
-            table.add_row(group, name, source)
-        out.print(table)
+    sources = {kind: {name: entry.source for name, entry in entries.items()} for kind, entries in CATALOG.items()}
+    sources["data"] = dict(DATASETS)
+    recipes = {name: library.title(path) for name, path in library.files(library.folder()).items()}
+    kinds = [*sources, "recipe"]
+    folders = {str(folder) for name in recipes for folder in PurePosixPath(name).parents} - {"."}
+    if what in folders:
+        _say_recipes({name: title for name, title in recipes.items() if name.startswith(f"{what}/")})
+        return 0
+    if what is not None and what not in kinds:
+        hint = closest(what, [*kinds, *sorted(folders)])
+        raise UserError(f"nothing is listed under {what!r}{hint}; there are {', '.join(kinds)}, and folders of recipes")
+    for kind in [what] if what else kinds:
+        if kind == "recipe":
+            _say_recipes(recipes)
+        else:
+            _print_names(kind, sources[kind])
     return 0
+
+
+def _print_names(kind: str, sources: Mapping[str, str]) -> None:
+    """A table for each kind: the long names of one take no room from another."""
+    table = Table("kind", Column("name", no_wrap=True), "source", box=None)  # a name is there to be typed
+    for name, source in sources.items():
+        table.add_row(kind, name, source)
+    out.print(table)
+
+
+def _say_recipes(titles: Mapping[str, str]) -> None:
+    """Two lines each, since a name and a title side by side are wider than most terminals."""
+    for name, title in titles.items():
+        say(f" {name}\n     {title}")
 
 
 def bench(what: str, **options: Any) -> int:
