@@ -15,7 +15,8 @@ from safa.plan import epochs_of, shared_epochs
 from safa.report import paper
 
 TABLES = [name for name in library.names() if name.startswith(("table", "insertion"))]
-CONTROLS = [name for name in library.names() if name.startswith(("controls/", "hot/"))]
+CONTROLS = [name for name in library.names() if name.startswith(("controls/", "hot/", "cosine/"))]
+HOT = [name for name in CONTROLS if name.startswith("hot/")]
 CIFARS = ("cifar10", "cifar100")
 
 
@@ -124,17 +125,23 @@ def test_the_ablations_leave_out_what_their_names_say():
 def test_controls_and_hot_stages_part_from_ldam_after_its_trunk(name):
     recipe = load(name)
     assert shared("table1/cifar100/ldam", name) == 160
-    assert recipe.stages[1].epochs == (24 if name.startswith("hot/") else 40)
+    assert recipe.epochs - 160 == (40 if name not in HOT else 4 + 24 if name.endswith("/practised") else 24)
     assert recipe.optimizer == recipes.Optimizer()
     assert all(stage.optimizer is None for stage in recipe.stages)
-    assert "[hot]" in recipe.method or not name.startswith("hot/")
+    assert "[hot]" in recipe.method or name not in HOT
 
 
-def test_a_hot_stage_has_two_thirds_of_its_epochs_at_its_rate_and_the_rest_at_three_hundredths_of_it():
-    hot = [name for name in CONTROLS if name.startswith("hot/")]
-    rates = [[epoch.lr for epoch in epochs_of(load(name), {})[160:]] for name in hot]
-    assert len(rates) == 13
-    assert all(found == pytest.approx([0.05] * 16 + [0.0015] * 8) for found in rates)
+@pytest.mark.parametrize("name", HOT)
+def test_a_hot_stage_has_two_thirds_of_its_epochs_at_its_rate_and_the_rest_at_three_hundredths_of_it(name):
+    rates = [epoch.lr for epoch in epochs_of(load(name), {})[160:]]
+    assert rates[-24:] == pytest.approx([0.05] * 16 + [0.0015] * 8)
+    assert rates[:-24] == ([0.05] * 4 if name.endswith("/practised") else [])
+
+
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name.startswith(("hot/", "cosine/"))])
+def test_stages_that_are_compared_to_choose_one_have_validation_images_that_cost_no_training_image(name):
+    chosen = {"validation_per_class": 100, "validation_from": "left_out"}
+    assert load(name).data == replace(load("table1/cifar100/ldam-drw").data, **chosen)
 
 
 def test_a_recipe_in_the_hot_stage_differs_from_the_paper_s_by_the_schedule_alone():
@@ -143,9 +150,9 @@ def test_a_recipe_in_the_hot_stage_differs_from_the_paper_s_by_the_schedule_alon
     names = ("pairs", "repeat", "noise", "tail-mixup", "raw-delta")
     for cool in (*tables, *(f"controls/cifar100/ldam-drw-{name}" for name in names)):
         hot, cool = load(f"hot/cifar100/{cool.rpartition('/')[2]}"), load(cool)
-        as_hot = {"epochs": 24, "schedule": hot.stages[1].schedule, "evaluate_every": 4}
+        as_hot = {"epochs": 24, "schedule": hot.stages[1].schedule, "evaluate_every": 8}
         stages = cool.stages[0], replace(cool.stages[1], **as_hot)
-        assert replace(cool, method=f"{cool.method} [hot]", stages=stages) == hot
+        assert replace(cool, method=f"{cool.method} [hot]", stages=stages, data=hot.data) == hot
 
 
 def test_controls_of_the_rows_differ_from_safa_by_the_augmenter_alone():

@@ -9,7 +9,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs, spread
+from safa.augmenters.pairing import (
+    Match,
+    match_tail_to_head,
+    random_pairs,
+    rows_of,
+    same_class_pairs,
+    spread,
+    with_nearest_head,
+)
 from tests.elsewhere import DEVICE, watched
 
 label_vectors = st.lists(st.integers(0, 6), max_size=60)
@@ -92,9 +100,9 @@ def test_spread_uses_every_index_equally_often_over_many_draws(n, over):
 IS_HEAD = torch.tensor([False, True, False, True, False, False, False])
 
 
-def matched(labels: list[int], positions: int = 4) -> Match | None:
+def matched(labels: list[int], positions: int = 4, **options) -> Match | None:
     ids = torch.tensor(labels, dtype=torch.int64)
-    return match_tail_to_head(ids, IS_HEAD[ids], positions)
+    return match_tail_to_head(ids, IS_HEAD[ids], positions, **options)
 
 
 @unhurried
@@ -126,6 +134,38 @@ def test_every_tail_pair_meets_a_single_head_pair_equally_often_over_many_draws(
         classes.update(labels[row] for row in matched(labels).tail_i.tolist())
     assert set(classes) == {0, 2, 4, 5, 6}
     assert all(abs(times - 100) < 45 for times in classes.values())  # sd 9
+
+
+def test_every_head_pair_gets_as_many_tail_pairs_as_are_asked_for_and_all_before_any_twice():
+    match = matched([1, 1, 3, 3, 0, 0, 2, 2, 4, 4, 5, 5, 6, 6], times=3)
+    assert Counter(frozenset(pair) for pair in zip(match.head_i.tolist(), match.head_j.tolist(), strict=True)) == {
+        frozenset((0, 1)): 3,
+        frozenset((2, 3)): 3,
+    }
+    assert sorted(Counter(match.tail_i.tolist()).values()) == [1, 1, 1, 1, 2]  # six tail pairs of five
+
+
+def test_tail_pairs_are_drawn_in_proportion_to_the_share_of_their_class_whatever_the_others_got():
+    torch.manual_seed(0)
+    labels, classes, twice = [1, 1, 3, 3, 0, 0, 2, 2, 2, 2], Counter(), 0
+    for _ in range(500):
+        drawn = matched(labels, shares=torch.tensor([3.0, 9.0, 1.0, 9.0, 9.0, 9.0, 9.0])).tail_i
+        classes.update(labels[row] for row in drawn.tolist())
+        twice += len(drawn.unique()) == 1
+    assert set(classes) == {0, 2}
+    assert classes[0] == pytest.approx(600, abs=75)  # one pair of share 3 and two of share 1, sd 15
+    assert twice == pytest.approx(500 * (9 + 1 + 1) / 25, abs=55)  # sd 11
+
+
+def test_the_nearest_head_pair_is_that_whose_first_feature_has_the_nearest_mean():
+    maps = torch.zeros(8, 1, 1, 2)
+    for row, value in enumerate([0.0, 50.0, 10.0, 50.0, 4.0, 6.0, 9.0, -3.0]):
+        maps[row] = torch.tensor([value - 1, value + 1])
+    pairs = torch.tensor([[0, 2, 0, 2], [1, 3, 1, 3], [4, 5, 6, 7], [4, 5, 6, 7]])
+    nearest = with_nearest_head(Match(*pairs, torch.tensor([], dtype=torch.int64)), maps)
+    assert nearest.head_i.tolist() == [0, 2, 2, 0]
+    assert nearest.head_j.tolist() == [1, 3, 3, 1]
+    assert nearest.tail_i.tolist() == [4, 5, 6, 7]
 
 
 def test_rows_of_a_match_are_the_first_tail_rows_then_the_second_of_those_that_have_one():

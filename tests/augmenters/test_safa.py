@@ -6,6 +6,7 @@ What holds for every augmenter is in ``tests/conformance/test_augmenters.py``.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -96,6 +97,15 @@ def assert_equations_hold(labels: list[int] = LABELS, **options) -> None:
         "mode_seeking_head": step.mode_seeking_head(reading.ratio, reading.head_ratio_of).item(),
     }
     assert {name: out.terms[name].item() for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def both(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The raw deltas of the first two rows: which of them is i and which is j is drawn."""
+    return features[1] - features[0], features[0] - features[1]
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=1e-10)
 
 
 # --- the equations -----------------------------------------------------------------------------------------
@@ -250,6 +260,10 @@ def test_reading_defaults_are_the_measured_ones():
         head_ratio_of="shift",
         pairs="balanced",
         detach=True,
+        deltas=1,
+        heads="random",
+        tails="rows",
+        practice=False,
     )
     assert augmenter().reading == READINGS["measured"] == expected
 
@@ -440,6 +454,66 @@ def test_reading_detach_decides_whether_generated_rows_train_the_layers_below(de
     out = run(trained(detach=detach), features)
     (out.features[7:].square().sum() + out.loss).backward()
     assert (features.grad.abs().sum() == 0) == detach
+
+
+@pytest.mark.parametrize("deltas", [1, 2, 3])
+def test_reading_deltas_is_how_many_tail_pairs_each_head_pair_moves(deltas):
+    labels = [1, 1, 0, 0, 2, 2, 4, 4]
+    features = maps(labels)
+    out = run(augmenter(deltas=deltas, rectify=False).double(), features, labels)
+    assert sorted(Counter(out.labels[8:].tolist()).values()) == [2] * deltas  # both rows of so many tail pairs
+    for row, label in zip(out.features[8:], out.labels[8:].tolist(), strict=True):
+        assert any(close(row, features[tail] + d) for tail in range(8) if labels[tail] == label for d in both(features))
+
+
+def test_reading_heads_are_random_and_can_be_the_nearest():
+    labels = [1, 1, 3, 3, 0, 2]
+    features = torch.rand(6, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    features[[0, 1, 4]] += 10  # class 0 is near to class 1, class 2 to class 3
+    for seed in range(5):
+        out = run(augmenter(heads="nearest", rectify=False).double(), features, labels, seed)
+        for row, label in zip(out.features[6:], out.labels[6:].tolist(), strict=True):
+            tail, nearest = (features[4], features[:2]) if label == 0 else (features[5], features[2:4])
+            assert any(close(row, tail + delta) for delta in both(nearest))
+
+
+def test_reading_tails_are_moved_equally_often_and_can_be_in_inverse_proportion_to_their_class_counts():
+    labels, rows = [1, 1, 0, 2, 4], {"rows": Counter(), "classes": Counter()}
+    for tails, moved in rows.items():
+        safa, features = augmenter(tails=tails, contrastive=0.0).double(), maps(labels)
+        for seed in range(300):
+            moved.update(run(safa, features, labels, seed).labels[5:].tolist())
+    shares = {0: 1 / 3, 2: 1 / 2, 4: 1}  # COUNTS are 3, 2 and 1
+    for label, share in shares.items():
+        assert rows["rows"][label] == pytest.approx(100, abs=35)  # sd 8
+        assert rows["classes"][label] == pytest.approx(300 * share / sum(shares.values()), abs=35)
+
+
+def test_reading_practice_lets_e_d_g_and_q_learn_by_their_terms_while_nothing_is_generated():
+    idle, practising = trained(), trained(practice=True)
+    assert not idle.learns_while_idle
+    assert practising.learns_while_idle
+    features = maps().requires_grad_()
+    idle.active = practising.active = False
+    assert run(idle, features).loss.item() == 0
+    out = run(practising, features)
+    assert out.features is features
+    assert out.labels.tolist() == LABELS
+    assert set(out.terms) == set(TERMS)
+    practising.active = True
+    assert out.loss.item() == run(practising, features).loss.item()
+    out.loss.backward()
+    assert not without_gradient(practising)
+    assert features.grad is None
+
+
+def test_practice_without_any_term_is_a_zero_that_touches_every_parameter():
+    safa = trained(practice=True, **dict.fromkeys(TERMS, 0.0))
+    safa.active = False
+    out = run(safa, maps())
+    assert out.loss.item() == 0
+    out.loss.backward()
+    assert all(parameter.grad is not None for parameter in safa.parameters())
 
 
 # --- learning ----------------------------------------------------------------------------------------------
@@ -710,9 +784,8 @@ def test_e_d_g_are_conv_bn_relu_conv_and_q_has_a_linear_layer_more():
     ]
 
 
-def test_safa_is_an_augmenter_that_learns_only_while_active():
+def test_safa_is_an_augmenter():
     assert isinstance(augmenter(), Augmenter)
-    assert not augmenter().learns_while_idle
 
 
 def test_settings_show_in_the_representation():
@@ -739,6 +812,9 @@ def test_settings_show_in_the_representation():
         ({"contrastive": float("nan")}, "contrastive is a weight of at least 0, got nan"),
         ({"contrastive": True}, "contrastive is a weight of at least 0, got True"),
         ({"detach": "no"}, "detach must be true or false, got 'no'"),
+        ({"deltas": 0}, "deltas is a whole number of at least 1, got 0"),
+        ({"deltas": True}, "deltas is a whole number of at least 1, got True"),
+        ({"tails": "class"}, "tails must be one of rows, classes, got 'class'; did you mean 'classes'"),
         ({"layout": "token"}, "layout must be map, tokens or vector, got 'token'; did you mean 'tokens'"),
         ({"head_ratio": 20}, r"head_ratio is the share of classes that are head, in \(0, 1\), got 20"),
         ({"class_counts": [7]}, "at least two classes"),

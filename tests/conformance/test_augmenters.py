@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safa.catalog import CATALOG, build, resolve
+from safa.catalog import CATALOG, build
 from safa.errors import UserError
 from safa.plugin import PlugIn
 from safa.types import Augmented, Augmenter
@@ -35,21 +35,30 @@ from tests.conformance import toy
 CHANNELS = toy.Network.channels
 LABELS = [1, 0, 1, 2, 1, 0, 1, 1, 2, 1, 0, 1]
 
-every_augmenter = pytest.mark.parametrize("name", CATALOG["augmenter"])
-mixing = {name: bool(getattr(resolve("augmenter", name), "mixes", False)) for name in CATALOG["augmenter"]}
-every_generating = pytest.mark.parametrize("name", [name for name in mixing if not mixing[name]])
-learning_idle = [name for name in mixing if resolve("augmenter", name).learns_while_idle]
-active_or_idle = pytest.mark.parametrize(
-    ("name", "active"), [(name, True) for name in mixing] + [(name, False) for name in learning_idle]
-)
-in_whatever_phase = pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
+OTHER_PAIRS = "safa, other pairs"  # all its choices that change who meets whom and when it learns
+WITH_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in CATALOG["augmenter"]},
+    OTHER_PAIRS: ("safa", {"deltas": 2, "heads": "nearest", "tails": "classes", "practice": True}),
+}
 
 
 def augmenter(name: str, counts: list[int] = toy.COUNTS, seed: int = 0, active: bool = True) -> Any:
     torch.manual_seed(seed)
-    built = build("augmenter", name, {}, channels=CHANNELS, class_counts=counts, head_ratio=0.2)
+    entry, options = WITH_OPTIONS[name]
+    built = build("augmenter", entry, options, channels=CHANNELS, class_counts=counts, head_ratio=0.2)
     built.active = active
     return built
+
+
+every_augmenter = pytest.mark.parametrize("name", WITH_OPTIONS)
+mixing = {name: bool(getattr(augmenter(name), "mixes", False)) for name in WITH_OPTIONS}
+every_generating = pytest.mark.parametrize("name", [name for name in mixing if not mixing[name]])
+every_class_of_generators = pytest.mark.parametrize("name", [name for name in CATALOG["augmenter"] if not mixing[name]])
+learning_idle = [name for name in mixing if augmenter(name).learns_while_idle]
+active_or_idle = pytest.mark.parametrize(
+    ("name", "active"), [(name, True) for name in mixing] + [(name, False) for name in learning_idle]
+)
+in_whatever_phase = pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
 
 
 def off_start(name: str, seed: int = 0, active: bool = True) -> Any:
@@ -389,14 +398,14 @@ def test_class_counts_that_are_none_are_refused(name, counts, said):
         augmenter(name, counts)
 
 
-@every_generating
+@every_class_of_generators
 @pytest.mark.parametrize("channels", [0, -1, "8", 8.0])
 def test_channels_that_are_no_number_of_them_are_refused(name, channels):
     with pytest.raises(UserError, match=f"channels is a whole number of at least 1, got {channels!r}; pass c of the"):
         build("augmenter", name, {}, channels=channels, class_counts=toy.COUNTS, head_ratio=0.2)
 
 
-@every_generating
+@every_class_of_generators
 def test_a_layout_in_a_list_is_refused(name):
     with pytest.raises(UserError, match=r"layout must be map, tokens or vector, got \['map'\]"):
         build("augmenter", name, {"layout": ["map"]}, channels=8, class_counts=toy.COUNTS, head_ratio=0.2)

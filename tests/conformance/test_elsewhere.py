@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from safa.catalog import CATALOG
 from safa.errors import UserError
 from safa.types import Augmented
 from tests.conformance import test_augmenters as augmenters
@@ -24,7 +23,7 @@ from tests.conformance import test_losses as losses
 from tests.elsewhere import DEVICE, There, watched
 
 NOISE = "noise"  # draws there, for every element of features
-MIXING = {name for name in CATALOG["augmenter"] if augmenters.mixing[name]}
+MIXING = {name for name, mixes in augmenters.mixing.items() if mixes}
 
 
 # --- the device --------------------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ def test_a_step_waits_for_another_device_once_at_most(name, active):
     assert seen["uploads"] <= 3
 
 
-@pytest.mark.parametrize("name", sorted(set(CATALOG["augmenter"]) - MIXING))
+@pytest.mark.parametrize("name", sorted(set(augmenters.mixing) - MIXING))
 def test_a_label_beyond_the_class_counts_is_refused_on_every_device(name):
     with watched():
         module, features = augmenters.augmenter(name).to(DEVICE), torch.rand(3, 8, 2, 2).to(DEVICE)

@@ -8,12 +8,13 @@ another device they are others, and so is what the CPU draws after them in that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from safa.devices import CPU, placed
+from safa.precision import lifted
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,18 @@ def spread(n: int, over: int) -> Tensor:
     return order[torch.arange(n, device=CPU) % over]
 
 
-def match_tail_to_head(labels: Tensor, is_head: Tensor, positions: int) -> Match | None:
+def match_tail_to_head(
+    labels: Tensor, is_head: Tensor, positions: int, *, times: int = 1, shares: Tensor | None = None
+) -> Match | None:
     """Draw pairs of one class, and give every head pair a tail pair: all tail rows once before any twice.  [SAFA 4.1]
 
     Args:
         labels: shape (n,), int64, on the CPU.
         is_head: shape (n,), bool, on the CPU; which rows are of head classes.
         positions: of one feature, h * w. With a single one, SAFA's batch norm needs two head pairs.
+        times: tail pairs that every head pair gets.
+        shares: shape (k,), on the CPU. With them every head pair gets a tail pair whatever the others got, with a
+            probability in proportion to the share of its class.
 
     Returns:
         None where nothing is to be generated, for want of head pairs or tail rows.
@@ -105,10 +111,25 @@ def match_tail_to_head(labels: Tensor, is_head: Tensor, positions: int) -> Match
     first, second, single = same_class_pairs(labels)
     head = is_head[first]
     lonely = single[~is_head[single]]
-    head_i, head_j = first[head], second[head]
+    head_i, head_j = first[head].repeat(times), second[head].repeat(times)
     tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
     if len(head_i) < (1 if positions > 1 else 2) or len(tail_i) == 0:
         return None
-    drawn = spread(len(head_i), len(tail_i))
+    if shares is None:
+        drawn = spread(len(head_i), len(tail_i))
+    else:
+        drawn = torch.multinomial(shares[labels[tail_i]], len(head_i), replacement=True)
     tail_i, tail_k = tail_i[drawn], tail_k[drawn]
     return Match(head_i, head_j, tail_i, tail_k, (tail_i != tail_k).nonzero().squeeze(1))
+
+
+def with_nearest_head(match: Match, maps: Tensor) -> Match:
+    """The match with each tail pair's head pair replaced by that whose first feature is nearest to ``tail_i``.
+
+    Args:
+        match: on the device of the features.
+        maps: features of the batch, (b, c, h, w), compared by their means over positions.
+    """
+    means = lifted(maps.detach()).mean(dim=(2, 3))
+    nearest = torch.cdist(means[match.tail_i], means[match.head_i]).argmin(dim=1)
+    return replace(match, head_i=match.head_i[nearest], head_j=match.head_j[nearest])

@@ -13,12 +13,19 @@ from torch import Tensor, nn
 
 from safa.augmenters import terms
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
-from safa.augmenters.pairing import Match, match_tail_to_head, random_pairs, rows_of, same_class_pairs
+from safa.augmenters.pairing import (
+    Match,
+    match_tail_to_head,
+    random_pairs,
+    rows_of,
+    same_class_pairs,
+    with_nearest_head,
+)
 from safa.devices import CPU, placed
 from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented
-from safa.weighting import ClassCounts
+from safa.weighting import ClassCounts, checked_counts
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Reading:
             deltas games.
         pairs: of Q: ``balanced`` in same-class and random pairs, or ``random`` as printed.
         detach: whether the features are cut from the layers below, as in RSG's code.
+        deltas: tail pairs that each head pair of a batch moves, and with them how many rows are generated.
+        heads: a tail pair takes the delta of a ``random`` head pair of the batch, or of the ``nearest``.
+        tails: all tail pairs of a batch are moved equally often (``rows``), or in inverse proportion to the images
+            of their class, so that over many batches all tail classes get as many rows (``classes``).
+        practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
     """
 
     reconstruction: float = 1.0
@@ -58,6 +70,10 @@ class Reading:
     head_ratio_of: Literal["shift", "deltas"] = "shift"
     pairs: Literal["balanced", "random"] = "balanced"
     detach: bool = True
+    deltas: int = 1
+    heads: Literal["random", "nearest"] = "random"
+    tails: Literal["rows", "classes"] = "rows"
+    practice: bool = False
 
 
 READINGS: dict[str, Reading] = {
@@ -89,8 +105,6 @@ class SAFA(TailAugmenter):
     the tail feature itself: SAFA's D sees it.
     """
 
-    learns_while_idle = False
-
     def __init__(
         self,
         channels: int,
@@ -103,6 +117,9 @@ class SAFA(TailAugmenter):
     ) -> None:
         super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
         self.reading, self.active = _reading(reading, choices), True
+        self.learns_while_idle = self.reading.practice
+        # No buffer, which would go to the device: pairs are drawn on the CPU.
+        self.shares = _rarity(class_counts) if self.reading.tails == "classes" else None
         identity, kernel = self.reading.start == "identity", self.kernel
         self.delta_extractor = _block(channels, channels, kernel, silent=identity)  # E
         self.delta_adapter = _block(2 * channels, channels, kernel, silent=identity)  # D
@@ -110,7 +127,7 @@ class SAFA(TailAugmenter):
         self.pair_classifier = _PairClassifier(channels, kernel) if self.reading.contrastive else None  # Q
 
     def forward(self, features: Tensor, labels: Tensor) -> Augmented:
-        """Real rows in order, then the generated ones: none in evaluation, or without head pair or tail row.
+        """Real rows in order, then the generated ones: none idle, in evaluation, or without head pair or tail row.
 
         Args:
             features: shape (n, c, h, w), (n, t, c) or (n, c), as ``layout`` says.
@@ -120,21 +137,28 @@ class SAFA(TailAugmenter):
             UserError: if the features have another number of channels or dimensions than SAFA was built for.
         """
         maps = self.as_maps(features)
-        if not (self.active and self.training):
+        if not (self.training and (self.active or self.learns_while_idle)):
             return Augmented(features, labels, zero_of(self))
         source = maps.detach() if self.reading.detach else maps
         read, is_head = self.labels_and_heads(labels)
-        match = match_tail_to_head(read, is_head, maps.shape[2] * maps.shape[3])
+        positions = maps.shape[2] * maps.shape[3]
+        match = match_tail_to_head(read, is_head, positions, times=self.reading.deltas, shares=self.shares)
         if match is None:
             return Augmented(features, labels, zero_of(self))
         read, match = torch.cat([read, read[match.rows]]), match.to(features.device)
+        if self.reading.heads == "nearest":
+            match = with_nearest_head(match, source)
         generated = self._generate(source, match)
         values, diagnostics = self._terms(source, generated, read)
-        # The generated rows touch E, D and G, and the contrastive term Q.
-        loss = sum((getattr(self.reading, name) * value for name, value in values.items()), zero_beside(features))
+        # Rows that are added touch E, D and G, and the contrastive term Q; in practice perhaps no term does.
+        nothing = zero_beside(features) if self.active else zero_of(self)
+        loss = sum((getattr(self.reading, name) * value for name, value in values.items()), nothing)
+        logged = {name: value.detach() for name, value in values.items()}
+        if not self.active:
+            return Augmented(features, labels, loss, logged, diagnostics)
         new_labels = torch.cat([labels, labels[match.rows]])
         rows = torch.cat([features, self.as_given(generated.features).to(features.dtype)])
-        return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()}, diagnostics)
+        return Augmented(rows, new_labels, loss, logged, diagnostics)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, reading={self.reading}"
@@ -329,6 +353,11 @@ def _block(inputs: int, outputs: int, kernel: int, *, silent: bool) -> nn.Sequen
     return nn.Sequential(first, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), last)
 
 
+def _rarity(class_counts: ClassCounts) -> Tensor:
+    """In inverse proportion to the training images of each class, shape (k,), on the CPU."""
+    return 1 / torch.tensor(checked_counts(class_counts, least=0), device=CPU).clamp(min=1)
+
+
 def _reading(reading: str | Reading, choices: dict[str, Any]) -> Reading:
     if not isinstance(reading, Reading):
         if reading not in list(READINGS):
@@ -352,6 +381,9 @@ def _check_choice(name: str, value: Any) -> None:
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise UserError(f"{name} must be true or false, got {value!r}")
+    elif isinstance(default, int):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} is a whole number of at least 1, got {value!r}")
     elif isinstance(default, float):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not 0 <= value < math.inf:
