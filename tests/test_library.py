@@ -138,10 +138,20 @@ def test_a_hot_stage_has_two_thirds_of_its_epochs_at_its_rate_and_the_rest_at_th
     assert rates[:-24] == ([0.05] * 4 if name.endswith("/practised") else [])
 
 
-@pytest.mark.parametrize("name", [name for name in CONTROLS if name.startswith(("hot/", "cosine/"))])
-def test_stages_that_are_compared_to_choose_one_have_validation_images_that_cost_no_training_image(name):
-    chosen = {"validation_per_class": 100, "validation_from": "left_out"}
-    assert load(name).data == replace(load("table1/cifar100/ldam-drw").data, **chosen)
+@pytest.mark.parametrize("name", [name for name in library.names() if name.startswith(("hot/", "cosine/", "strong/"))])
+def test_recipes_that_are_compared_to_choose_one_have_validation_images_that_cost_no_training_image(name):
+    data = load(name).data
+    chosen = {"validation_per_class": 100, "validation_from": "left_out", "augmentation": data.augmentation}
+    assert data == replace(load("table1/cifar100/ldam-drw").data, **chosen)
+
+
+@pytest.mark.parametrize("images", ["", "-crop-flip"])
+def test_strong_recipes_with_safa_and_without_part_after_160_of_200_epochs(images):
+    safa, without = (f"strong/cifar100/mixup-balanced-softmax{method}{images}" for method in ("-safa", ""))
+    assert shared(safa, without) == 160
+    assert load(safa).epochs == load(without).epochs == 200
+    last = replace(load(safa).stages[1], sampler=load(without).stages[1].sampler, augmenter=None)
+    assert last == load(without).stages[1]
 
 
 def test_a_recipe_in_the_hot_stage_differs_from_the_paper_s_by_the_schedule_alone():
