@@ -499,7 +499,8 @@ def test_a_run_without_a_checkpoint_is_not_evaluated_as_if_it_were_trained(copie
 def test_validation_images_are_evaluated_where_there_are_some(tiny_recipe, tmp_path):
     recipe = replace(tiny_recipe, stages=(Stage(1),), data=replace(tiny_recipe.data, validation=0.2))
     line = runs.run(Job("x", recipe, tmp_path / "run"), Machine())
-    assert runs.evaluate_run(tmp_path / "run", "validation")["error"] == line["error_validation"]
+    found = runs.evaluate_run(tmp_path / "run", "validation")
+    assert (found["error"], found["balanced_error"]) == (line["error_validation"], line["balanced_error_validation"])
 
 
 def test_validation_images_that_there_are_not_are_an_error(tiny_run):

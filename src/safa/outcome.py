@@ -40,7 +40,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "error_last": found.pop("error"),
         **best(trainer.history, job.recipe),
         **found,
-        **_validation_error(trainer, data),
+        **_of_validation(trainer, data),
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
         **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer)) else {}),
         "subset_sha256": data.subset.sha256,
@@ -83,8 +83,11 @@ def best(history: Sequence[Mapping[str, Any]], recipe: recipes.Recipe) -> dict[s
     return {"error_best": best["test"]["error"] if best else None, "error_best_epoch": best["epoch"] if best else None}
 
 
-def _validation_error(trainer: Trainer, data: LongTailed) -> dict[str, float]:
-    return {"error_validation": evaluate.error(trainer.predict("validation"))} if data.validation is not None else {}
+def _of_validation(trainer: Trainer, data: LongTailed) -> dict[str, float]:
+    if data.validation is None:
+        return {}
+    found = figures(trainer.predict("validation"), data)
+    return {"error_validation": found["error"], "balanced_error_validation": found["balanced_error"]}
 
 
 def commit() -> str | None:

@@ -74,6 +74,8 @@ def test_a_missing_key_is_named(tmp_path, key):
         ("error_last", True, "error_last is a number"),
         ("error_few", 101, "from 0 to 100"),
         ("error_per_class", 3.0, "error_per_class is a list"),
+        ("balanced_error_validation", "12", "balanced_error_validation is a number"),
+        ("balanced_error_validation", -1, "from 0 to 100"),
     ],
 )
 def test_a_figure_of_the_wrong_kind_is_refused(tmp_path, key, value, reason):

@@ -17,6 +17,7 @@ from safa.report.comparison import compare
 from safa.report.runs import read_run
 from safa.report.sections.generated import generated
 from safa.report.sections.settings import settings
+from safa.report.sections.summary import summary
 from safa.report.sections.tail import tail
 from tests.report.synthetic import write_comparison, write_run
 
@@ -257,6 +258,14 @@ def test_a_reader_who_hears_the_page_is_told_what_heads_what_and_what_is_drawn(w
 def test_the_notes_of_the_page_explain_ece_and_say_that_reused_epochs_are_counted(whole):
     assert "ECE: mean gap between confidence and accuracy, in per cent; lower is better" in section(whole, "summary")
     assert "training time (reused epochs included) 1:02 h" in section(whole, "settings")
+
+
+def test_errors_on_validation_images_stand_on_the_page_where_some_were_set_aside(tmp_path, whole):
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW", **BARE))
+    shown = summary(compare([replace(run, result={**run.result, "balanced_error_validation": 43.21})]))
+    assert "43.21" in shown
+    assert "Val.: mean over classes of the error on the images set aside to choose by." in shown
+    assert "Val.:" not in section(whole, "summary")
 
 
 def test_a_page_is_the_same_every_time(tmp_path):

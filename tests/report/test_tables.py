@@ -124,6 +124,15 @@ def test_markdown_is_the_golden_text():
     )
 
 
+def test_errors_on_validation_images_have_a_column_where_some_were_set_aside():
+    rows = tables.summarise([*results("CE", balanced_error_validation=33.25), *results("CE-SAFA", [0])])
+    head, _, first, second, *notes = tables.to_markdown(rows).splitlines()
+    assert head.endswith("| few | ECE | val. | best on test\\* |")
+    assert first.endswith("| 4.20 ± 0.00 | 33.25 ± 0.00 | 21.00 ± 0.00 |")
+    assert second.endswith("| 4.20 | – | 21.00 |")
+    assert notes[-1] == "Val.: mean over classes of the error on the images set aside to choose by."
+
+
 def test_paired_markdown_is_the_golden_text():
     pairs = tables.paired([*results("CE"), *results("CE-SAFA")], baseline="CE")
     assert tables.paired_to_markdown(pairs).splitlines()[2] == (
@@ -202,7 +211,11 @@ def test_no_figure_is_cut_in_a_terminal_of_80_columns():
 
 
 def test_no_figure_is_cut_beside_names_of_any_length_and_ten_seeds():
-    ten = [result | {"seed": seed} for seed in range(10) for result in results("CE", [seed % 5], **PLACE)]
+    ten = [
+        result | {"seed": seed, "balanced_error_validation": 40.0 + seed}
+        for seed in range(10)
+        for result in results("CE", [seed % 5], **PLACE)
+    ]
     changes = ["stages.1.augmenter.start=random", "stages=[{epochs: 1}]"]
     long = [line | {"method": "LDAM-DRW-SAFA [adjusted 0.25]", "changes": changes} for line in ten]
     wide = [line | {"method": "方法" * 20} for line in ten]
@@ -212,7 +225,7 @@ def test_no_figure_is_cut_beside_names_of_any_length_and_ten_seeds():
     assert "…" not in text
     assert max(map(cell_len, text.splitlines())) <= 80
     for row in rows:
-        for figure in (row.last, row.many, row.few, row.ece, row.best):
+        for figure in (row.last, row.many, row.few, row.ece, row.validation, row.best):
             assert re.search(rf"(?<!\S){figure.mean:.2f}(?!\S)", text)
             assert re.search(rf"(?<!\S)±{figure.sd:.2f}(?!\S)", text)
 

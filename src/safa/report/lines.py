@@ -17,6 +17,7 @@ _TEXT = ("recipe", "dataset", "model", "method")
 _NUMBER = ("imbalance_factor", "seed", "epochs", "error_last")
 # A group without classes has no error, and a run that was never evaluated in between has no best epoch.
 _NUMBER_OR_NULL = ("error_best", "error_many", "error_medium", "error_few", "ece")
+_OF_VALIDATION = "balanced_error_validation"  # only where images were set aside
 REQUIRED = (*_TEXT, *_NUMBER, *_NUMBER_OR_NULL, "error_per_class")
 
 
@@ -91,10 +92,11 @@ def check(line: Mapping[str, Any], where: str) -> None:
     for key in _TEXT:
         if not isinstance(line[key], str):
             raise UserError(f"{where}: {key} is a text, got {line[key]!r}")
-    for key in (*_NUMBER, *_NUMBER_OR_NULL):
+    given = [_OF_VALIDATION] if _OF_VALIDATION in line else []
+    for key in (*_NUMBER, *_NUMBER_OR_NULL, *given):
         if not _is_number(line[key]) and not (key in _NUMBER_OR_NULL and line[key] is None):
             raise UserError(f"{where}: {key} is a number, got {line[key]!r}")
-    for key in ("error_last", "error_best", "error_many", "error_medium", "error_few"):
+    for key in ("error_last", "error_best", "error_many", "error_medium", "error_few", *given):
         if line[key] is not None and not 0 <= line[key] <= 100:
             raise UserError(f"{where}: {key} is an error in per cent, from 0 to 100, got {line[key]!r}")
     if not isinstance(line["error_per_class"], list):

@@ -30,6 +30,7 @@ class Row:
         best: lowest error of any epoch, picked on the test set; for comparison only.
         many, medium, few: error of the classes with many, a medium number of, and few training images.
         ece: expected calibration error.
+        validation: mean over classes of the error on validation images, where some were set aside.
         superseded: lines left out because a later line has the same seed.
         paper: the paper's figure, after ``against_paper``.
         remark: why the paper's figure is doubtful.
@@ -49,6 +50,7 @@ class Row:
     medium: Spread | None
     few: Spread | None
     ece: Spread | None
+    validation: Spread | None = None
     superseded: int = 0
     paper: float | None = None
     remark: str = ""
@@ -159,7 +161,7 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
     seeds = tuple(sorted(runs))
 
     def over_seeds(key: str) -> Spread | None:
-        return spread([runs[seed][key] for seed in seeds])
+        return spread([runs[seed].get(key) for seed in seeds])
 
     last = over_seeds("error_last")
     assert last is not None  # reading refuses a line without it
@@ -176,6 +178,7 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
         medium=over_seeds("error_medium"),
         few=over_seeds("error_few"),
         ece=over_seeds("ece"),
+        validation=over_seeds("balanced_error_validation"),
         superseded=len(group) - len(seeds),
     )
 

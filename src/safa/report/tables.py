@@ -23,6 +23,7 @@ __all__ = [
     "DIFFERENCE_NOTE",
     "ECE_NOTE",
     "NOTE",
+    "VALIDATION_NOTE",
     "Paired",
     "Row",
     "against_paper",
@@ -37,6 +38,7 @@ __all__ = [
 NOTE = "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds."
 BEST_NOTE = "Best on test*: the epoch was chosen on the test set itself; shown for comparison only."
 ECE_NOTE = "ECE: mean gap between confidence and accuracy, in per cent; lower is better calibrated."
+VALIDATION_NOTE = "Val.: mean over classes of the error on the images set aside to choose by."
 DIFFERENCE_NOTE = "Difference: ours minus the paper's figure, in percentage points."
 PAIRED_NOTE = (
     "Difference of errors in percentage points over common seeds, mean ± sample sd; negative is better. "
@@ -58,6 +60,7 @@ _FIGURES = {
     "medium": "medium",
     "few": "few",
     "ECE": "ece",
+    "val.": "validation",
     "best on test*": "best",
 }
 
@@ -148,11 +151,15 @@ def _rich(place: str, headings: Sequence[str], body: Sequence[Sequence[str]], wi
 
 
 def _headings(rows: Sequence[Row]) -> list[str]:
-    headings = [*_NAMES, "n", *_FIGURES]
+    headings = [*_NAMES, "n", *(title for title in _FIGURES if title != "val." or _any_validation(rows))]
     if any(row.paper is not None for row in rows):
         after_error = headings.index("error") + 1
         headings[after_error:after_error] = ["paper", "difference"]
     return headings
+
+
+def _any_validation(rows: Sequence[Row]) -> bool:
+    return any(row.validation for row in rows)
 
 
 def _cells(row: Row, headings: Sequence[str]) -> list[str]:
@@ -180,7 +187,7 @@ def _paired_cells(pair: Paired) -> list[str]:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    notes = [NOTE, BEST_NOTE, ECE_NOTE]
+    notes = [NOTE, BEST_NOTE, ECE_NOTE, *([VALIDATION_NOTE] if _any_validation(rows) else [])]
     if any(row.paper is not None for row in rows):
         notes.append(DIFFERENCE_NOTE)
     notes += [f"† {remark}" for remark in dict.fromkeys(row.remark for row in rows if row.remark)]

@@ -8,13 +8,18 @@ from safa.report.comparison import Comparison
 from safa.report.headline import CLEAR_NOTE, describe_group
 from safa.report.markup import escaped, figure, table
 from safa.report.rows import Row, paired, summarise
-from safa.report.tables import BEST_NOTE, ECE_NOTE
+from safa.report.tables import BEST_NOTE, ECE_NOTE, VALIDATION_NOTE
 
 
 def summary(comparison: Comparison) -> str:
     """Errors by group for every method, and the paired differences to the baseline."""
     rows = summarise(comparison.lines)
-    columns = [("error, all", "last"), ("many", "many"), ("medium", "medium"), ("few", "few"), ("ECE", "ece")]
+    columns = [
+        ("error, all", "last"),
+        *((group, group) for group in ("many", "medium", "few")),
+        ("ECE", "ece"),
+        ("val.", "validation"),
+    ]
     best = ("best on test*", "best")
     shown = [*[column for column in columns if any(getattr(row, column[1]) for row in rows)], best]
     body = [[escaped(row.label), str(row.n), *_errors(row, rows, shown)] for row in rows]
@@ -23,6 +28,7 @@ def summary(comparison: Comparison) -> str:
         f"Top-1 error in per cent of the test set at the last epoch, lower is better; mean ± sample "
         f"standard deviation over seeds; lowest mean in bold. Groups: {grouped}. {BEST_NOTE}"
         f"{f' {ECE_NOTE}' if any(row.ece for row in rows) else ''}"
+        f"{f' {VALIDATION_NOTE}' if any(row.validation for row in rows) else ''}"
     )
     return (
         table(["method", "seeds", *(title for title, _ in shown)], body, figures_from=1)
