@@ -173,12 +173,7 @@ def _evaluate(p: ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
-def _predict(p: ArgumentParser) -> None:
-    p.add_argument("run", type=str, help="run folder")
-    p.add_argument("paths", type=str, nargs="+", help="image files or folders")
-    p.add_argument("--format", type=str, default="csv", metavar="csv|json", help="what to write")
-    p.add_argument("--output", type=str, metavar="FILE", help="where to (default: standard output)")
-    p.add_argument("--top", type=PositiveInt, default=1, metavar="K", help="the K most probable classes")
+def _on_corrupt(p: ArgumentParser) -> None:
     p.add_argument(
         "--on_corrupt",
         type=Literal["stop", "skip"],
@@ -186,6 +181,15 @@ def _predict(p: ArgumentParser) -> None:
         metavar="stop|skip",
         help="at an unreadable file",
     )
+
+
+def _predict(p: ArgumentParser) -> None:
+    p.add_argument("run", type=str, help="run folder")
+    p.add_argument("paths", type=str, nargs="+", help="image files or folders")
+    p.add_argument("--format", type=str, default="csv", metavar="csv|json", help="what to write")
+    p.add_argument("--output", type=str, metavar="FILE", help="where to (default: standard output)")
+    p.add_argument("--top", type=PositiveInt, default=1, metavar="K", help="the K most probable classes")
+    _on_corrupt(p)
 
 
 def _export(p: ArgumentParser) -> None:
@@ -235,13 +239,7 @@ def _data(p: ArgumentParser) -> None:
     )
     p.add_argument("--largest", type=PositiveInt, metavar="N", help="images of the drawn tail's largest class")
     p.add_argument("--png", type=str, metavar="FILE", help="draw the tail into this file")
-    p.add_argument(
-        "--on_corrupt",
-        type=Literal["stop", "skip"],
-        default="stop",
-        metavar="stop|skip",
-        help="at an unreadable file",
-    )
+    _on_corrupt(p)
 
 
 def _list(p: ArgumentParser) -> None:

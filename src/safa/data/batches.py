@@ -84,8 +84,8 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (n, 3, h, w) float32, labels (n,)) of the epoch, from batch ``start`` on."""
         self.sampler.set_epoch(epoch)
-        batches = [torch.as_tensor(np.asarray(batch)) for batch in self.sampler][start:]
-        rows = placed(self.device, *batches) if batches else ()
+        batches = list(self.sampler)[start:]
+        rows = placed(self.device, *(torch.as_tensor(np.asarray(batch)) for batch in batches)) if batches else ()
         raw = (self.images[indices] for indices in rows) if self.files is None else self._decoded(batches)
         for step, (indices, images) in enumerate(zip(rows, raw, strict=True), start):
             if self.augmentation is not None:
@@ -93,14 +93,14 @@ class Batches:
                 images = self.augmentation(images, generator)
             yield self.normalise(images), self.labels[indices]
 
-    def _decoded(self, batches: list[Tensor]) -> Iterator[Tensor]:
+    def _decoded(self, batches: list[Sequence[int]]) -> Iterator[Tensor]:
         assert self.files is not None
         with warnings.catch_warnings():
             # torch advises at most as many workers as cores; decoding waits on the disk, so more may be right.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             loader = DataLoader(
                 self.files,
-                batch_sampler=[batch.tolist() for batch in batches],
+                batch_sampler=[list(batch) for batch in batches],
                 collate_fn=_stacked,
                 num_workers=self.workers,
                 worker_init_fn=_heed_no_signal,
