@@ -136,6 +136,14 @@ def test_compare_of_one_recipe_has_no_differences(call, compared, files):
     assert "wins" not in printed
 
 
+def test_compare_takes_a_folder_of_recipes_and_the_baseline_before_it(call, compared, files):
+    folder = Path(files[1]).parent
+    status, printed, _ = call("compare", files[1], folder, "--seeds", "0,1", "--out", compared[0])
+    assert status == 0
+    assert printed.count("was finished before") == 4
+    assert "against LDAM-DRW-SAFA" in printed
+
+
 def test_the_models_of_many_runs_are_named_in_one_line():
     models = [Path("runs", f"ce-seed{seed}", "model.safetensors") for seed in range(9)]
     assert training._listed(models) == "models: model.safetensors in the folder of each of the 9 runs, in runs"

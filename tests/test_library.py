@@ -239,3 +239,26 @@ def test_a_recipe_without_a_comment_has_no_title(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("method: x")
     assert library.title(path) == ""
+
+
+def test_a_folder_stands_for_all_recipes_in_it():
+    whole = library.select("table6/cifar100")
+    assert len(whole) == 5
+    assert whole == library.select("table6/cifar100/")
+    assert whole.items() <= library.select("table6").items()
+    assert all(library.find(name) == (name, path) for name, path in whole.items())
+    assert library.select("digits/ce") == dict([library.find("digits/ce")])
+
+
+def test_a_folder_of_own_recipes_stands_for_all_in_it(tmp_path):
+    (tmp_path / "mine" / "deep").mkdir(parents=True)
+    for name in ("b", "a", "deep/c"):
+        (tmp_path / "mine" / f"{name}.yaml").write_text("method: CE\n", encoding="utf-8")
+    assert [*library.select(str(tmp_path / "mine"))] == ["a", "b", "deep/c"]
+
+
+@pytest.mark.parametrize(("folder", "match"), [(".", "holds no recipe"), ("tabl6", "no recipe is called")])
+def test_a_folder_without_recipes_is_refused(folder, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=match):
+        library.select(folder)

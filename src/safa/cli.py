@@ -154,7 +154,7 @@ def _compare(p: ArgumentParser) -> None:
         "recipes",
         type=str,
         nargs="+",
-        help="names of 'safa list recipe', or YAML files; the first is the baseline",
+        help="names of 'safa list recipe', YAML files, or folders of either for all in them; the first is the baseline",
     )
     p.add_argument("--seeds", type=str, metavar="0,1,2 or 0..9", help="seeds of the training (default: the recipes')")
     _recipe_options(p)

@@ -41,6 +41,23 @@ def find(name: str) -> tuple[str, Path]:
     )
 
 
+def select(given: str) -> dict[str, Path]:
+    """The recipes that a name, a YAML file or a folder of recipes stands for, by name: all of them for a folder.
+
+    Raises:
+        UserError: if there is no such recipe or folder, or the folder holds no recipe.
+    """
+    inside = [name for name in names() if name.startswith(f"{given.rstrip('/')}/")]
+    if inside:
+        return {name: folder() / f"{name}.yaml" for name in inside}
+    if Path(given).is_dir():
+        found = files(Path(given))
+        if not found:
+            raise UserError(f"the folder {given} holds no recipe, which would be a file NAME.yaml")
+        return found
+    return dict([find(given)])
+
+
 def title(path: Path) -> str:
     """The first comment line of a recipe: what it is, and for a row of a table the paper's figure and ours."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safa import library
 from safa.commands.console import out, say
 from safa.errors import UserError
 
@@ -31,7 +32,8 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
         _refuse_changes(options, seed)
         options["out"] = folder.parent
     # A slip of the pen is told before torch is imported.
-    name, chosen = ("", None) if recipe is None else _recipe(recipe, options, seed)
+    name, path = ("", None) if recipe is None else library.find(recipe)
+    chosen = None if path is None else _load(path, options, seed)
     from safa.job import Job, job_of
     from safa.runs import processes, run
     from safa.train import Stopped
@@ -55,7 +57,9 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     """Train every recipe under every seed, seed by seed; then the table, paired differences and the page."""
     # A slip of the pen is told before torch is imported.
     chosen = _seeds(seeds)
-    named = [_recipe(given, options, seed) for seed in chosen for given in recipes]
+    # Whoever names the baseline before its folder names it twice.
+    files = dict.fromkeys(pair for given in recipes for pair in library.select(given).items())
+    named = [(name, _load(path, options, seed)) for seed in chosen for name, path in files]
     from safa.job import Job
     from safa.report import tables
     from safa.report.rows import labels
@@ -98,13 +102,11 @@ def _machine(options: dict[str, Any]) -> Machine:
     )
 
 
-def _recipe(given: str, options: dict[str, Any], seed: int | None) -> tuple[str, Recipe]:
+def _load(path: Path, options: dict[str, Any], seed: int | None) -> Recipe:
     """A recipe with what the command line says otherwise."""
-    from safa import library
     from safa import recipe as recipes
 
-    name, path = library.find(given)
-    return name, recipes.load(path, _overrides(options, seed))
+    return recipes.load(path, _overrides(options, seed))
 
 
 def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
