@@ -15,7 +15,7 @@ from safa.plan import epochs_of, shared_epochs
 from safa.report import paper
 
 TABLES = [name for name in library.names() if name.startswith(("table", "insertion"))]
-CONTROLS = [name for name in library.names() if name.startswith(("controls/", "hot/", "cosine/"))]
+CONTROLS = [name for name in library.names() if name.startswith(("controls/", "hot/", "cosine/", "averaged/"))]
 HOT = [name for name in CONTROLS if name.startswith("hot/")]
 CIFARS = ("cifar10", "cifar100")
 
@@ -138,7 +138,18 @@ def test_a_hot_stage_has_two_thirds_of_its_epochs_at_its_rate_and_the_rest_at_th
     assert rates[:-24] == ([0.05] * 4 if name.endswith("/practised") else [])
 
 
-@pytest.mark.parametrize("name", [name for name in library.names() if name.startswith(("hot/", "cosine/", "strong/"))])
+@pytest.mark.parametrize("method", ["ldam-drw", "ldam-drw-safa"])
+def test_where_weights_are_averaged_the_rate_stands_still(method):
+    recipe = load(f"averaged/cifar100/{method}")
+    assert [epoch.lr for epoch in epochs_of(recipe, {})[160:]] == [0.05] * 40
+    cosine = load(f"cosine/cifar100/{method}")
+    differing = replace(recipe.stages[1], averaging=None, schedule=cosine.stages[1].schedule)
+    assert (recipe.stages[0], differing) == cosine.stages
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in library.names() if name.startswith(("hot/", "cosine/", "averaged/", "strong/"))]
+)
 def test_recipes_that_are_compared_to_choose_one_have_validation_images_that_cost_no_training_image(name):
     data = load(name).data
     chosen = {"validation_per_class": 100, "validation_from": "left_out", "augmentation": data.augmentation}
