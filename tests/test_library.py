@@ -143,7 +143,7 @@ def test_where_weights_are_averaged_the_rate_stands_still(method):
     recipe = load(f"averaged/cifar100/{method}")
     assert [epoch.lr for epoch in epochs_of(recipe, {})[160:]] == [0.05] * 40
     cosine = load(f"cosine/cifar100/{method}")
-    differing = replace(recipe.stages[1], averaging=None, schedule=cosine.stages[1].schedule)
+    differing = replace(recipe.stages[1], averaged_epochs=None, schedule=cosine.stages[1].schedule)
     assert (recipe.stages[0], differing) == cosine.stages
 
 

@@ -143,7 +143,7 @@ def test_stages_end_where_the_next_begins_and_at_the_end():
 
 
 def test_a_stage_with_an_average_shares_its_epochs_but_not_its_end_with_a_longer_one():
-    short, long = (run(replace(LDAM, epochs=epochs, averaging=0.99)) for epochs in (5, 9))
+    short, long = (run(replace(LDAM, epochs=epochs, averaged_epochs=3)) for epochs in (5, 9))
     assert shared(short, long) == 4  # after the fifth, the short one's network is its average
     assert shared(short, run(replace(LDAM, epochs=5))) == 0
 

@@ -202,8 +202,8 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_place(text, message, load
         ("stages: []", "stages is empty; a run needs at least one stage"),
         ("stages: [{epochs: -1}]", "stages[0].epochs must be at least 0, got -1"),
         (
-            "stages: [{epochs: 1, averaging: 1}]",
-            "stages[0].averaging is the share of the average that a step keeps, in (0, 1) such as 0.999, got 1",
+            "stages: [{epochs: 1, averaged_epochs: 0}]",
+            "stages[0].averaged_epochs is how many epochs an average of the weights reaches back, above 0, got 0",
         ),
         ("stages: [{epochs: 1, evaluate_every: 0}]", "stages[0].evaluate_every must be at least 1, got 0"),
         ("stages: [{epochs: 1, optimizer: {momentum: -1}}]", "stages[0].optimizer.momentum must be at least 0"),

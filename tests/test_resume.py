@@ -151,7 +151,7 @@ def test_whatever_becomes_of_the_classifier(stages, tiny_recipe, tiny_data, tmp_
 
 
 def test_whatever_average_is_taken_of_the_weights(tiny_recipe, tiny_data, tmp_path):
-    recipe = replace(tiny_recipe, stages=(Stage(2, averaging=0.8), Stage(1)))
+    recipe = replace(tiny_recipe, stages=(Stage(2, averaged_epochs=5 / STEPS), Stage(1)))
     train(recipe, tiny_data, tmp_path / "whole")
     for at in (STEPS, 3):  # after an epoch, and within the stage's last one
         assert train(recipe, tiny_data, tmp_path / "stopped", at)

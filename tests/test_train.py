@@ -365,7 +365,7 @@ def assert_average(found: dict[str, torch.Tensor], seen: list[dict[str, torch.Te
 
 
 def test_a_stage_is_tested_with_the_moving_average_of_its_weights_and_ends_as_it(trained):
-    trainer = trained(Stage(2, averaging=0.8), kind=Seeing)
+    trainer = trained(Stage(2, averaged_epochs=5 / STEPS), kind=Seeing)
     assert_average(trainer.of_epoch[0], trainer.seen[:STEPS], 0.8)
     assert_average(trainer.of_epoch[1], trainer.seen, 0.8)
     assert equal(weights(trainer), trainer.of_epoch[1])
@@ -374,7 +374,7 @@ def test_a_stage_is_tested_with_the_moving_average_of_its_weights_and_ends_as_it
 
 def test_averaging_does_not_change_the_steps_and_the_next_stage_goes_on_from_the_average(trained, tmp_path):
     plain = trained(Stage(2), kind=Seeing, folder=tmp_path / "plain")
-    trainer = trained(Stage(2, averaging=0.8), Stage(1), kind=Seeing, folder=tmp_path / "averaged")
+    trainer = trained(Stage(2, averaged_epochs=5 / STEPS), Stage(1), kind=Seeing, folder=tmp_path / "averaged")
     assert all(equal(a, b) for a, b in zip(plain.seen, trainer.seen, strict=False))
     states = trainer.of_epoch[1], plain.seen[-1], trainer.seen[2 * STEPS]
     average, last, after = (state["conv1.weight"] for state in states)

@@ -112,7 +112,7 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, la
     plain["optimizer"] = recipes.to_plain(optimizer_of(recipe, stage_index))
     if first and (stage.optimizer is not None or stage.head is not None):
         plain["restart"] = True
-    if last and stage.averaging is not None:
+    if last and stage.averaged_epochs is not None:
         plain["becomes_average"] = True
     return dict(plain)
 

@@ -145,8 +145,9 @@ class Stage:
             still, batch-norm statistics included. Where it or ``head`` changes, the optimizer starts anew.
         optimizer: a new optimizer from this stage on; the former one goes on when empty.
         schedule: a learning rate counted from this stage's first epoch; the run's schedule when empty.
-        averaging: decay, per step, of a moving average of the weights. The average is what the stage's epochs are
-            tested with, and what the network is when the stage ends; none when empty.
+        averaged_epochs: n of a moving average of the weights: a step keeps 1 - 1 / (n * steps of an epoch) of it, so it
+            reaches about n epochs back. It is what the stage's epochs are tested with, and what the network is when
+            the stage ends; none when empty.
         evaluate_every: test the network after every so many epochs, and always after the last. It is part of no
             address: epochs taken over from another run were tested where that run says.
     """
@@ -162,7 +163,7 @@ class Stage:
     trainable: tuple[str, ...] = ()
     optimizer: Optimizer | None = None
     schedule: Schedule | None = None
-    averaging: float | None = None
+    averaged_epochs: float | None = None
     evaluate_every: int = 1
 
 
@@ -435,10 +436,10 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UserError(f"{where}.stages[{index}].epochs must be at least 0, got {stage.epochs}")
         if stage.evaluate_every < 1:
             raise UserError(f"{where}.stages[{index}].evaluate_every must be at least 1, got {stage.evaluate_every}")
-        if stage.averaging is not None and not 0 < stage.averaging < 1:
+        if stage.averaged_epochs is not None and not 0 < stage.averaged_epochs < math.inf:
             raise UserError(
-                f"{where}.stages[{index}].averaging is the share of the average that a step keeps, "
-                f"in (0, 1) such as 0.999, got {stage.averaging:g}"
+                f"{where}.stages[{index}].averaged_epochs is how many epochs an average of the weights reaches back, "
+                f"above 0, got {stage.averaged_epochs:g}"
             )
         if stage.augmenter is not None:
             _check_from_0(stage.augmenter, ("lr_scale",), f"{where}.stages[{index}].augmenter")

@@ -251,10 +251,15 @@ class Trainer:
         self.model.add_module(assembly.HEAD, head.to(self.device))
 
     def _average(self, stage: recipes.Stage) -> AveragedModel | None:
-        if stage.averaging is None:
+        epochs = stage.averaged_epochs
+        if epochs is None:
             return None
+
+        def moving(averages: Any, current: Any, count: Any) -> None:
+            decay = 1 - 1 / max(1.0, epochs * len(self.batches))
+            get_ema_multi_avg_fn(decay)(averages, current, count)  # type: ignore[no-untyped-call]
+
         # Batch-norm statistics belong to the weights that made them, so they are averaged alike.
-        moving = get_ema_multi_avg_fn(stage.averaging)  # type: ignore[no-untyped-call]
         return AveragedModel(self.model, multi_avg_fn=moving, use_buffers=True)
 
     def _momentum(self, *, of_network_alone: bool) -> dict[str, Any] | None:
