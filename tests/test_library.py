@@ -17,6 +17,8 @@ from safa.report import paper
 TABLES = [name for name in library.names() if name.startswith(("table", "insertion"))]
 CONTROLS = [name for name in library.names() if name.startswith(("controls/", "hot/", "cosine/", "averaged/"))]
 HOT = [name for name in CONTROLS if name.startswith("hot/")]
+AVERAGED = [name for name in CONTROLS if name.startswith("averaged/")]
+PAPERS = ("table1/cifar100/", "table6/cifar100/", "controls/cifar100/")
 CIFARS = ("cifar10", "cifar100")
 
 
@@ -122,29 +124,27 @@ def test_the_ablations_leave_out_what_their_names_say():
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_controls_and_hot_stages_part_from_ldam_after_its_trunk(name):
+def test_controls_and_other_second_stages_part_from_ldam_after_its_trunk(name):
     recipe = load(name)
     assert shared("table1/cifar100/ldam", name) == 160
-    assert recipe.epochs - 160 == (40 if name not in HOT else 4 + 24 if name.endswith("/practised") else 24)
+    assert recipe.epochs == (184 if name in HOT else 180 if name in AVERAGED else 200)
     assert recipe.optimizer == recipes.Optimizer()
     assert all(stage.optimizer is None for stage in recipe.stages)
-    assert "[hot]" in recipe.method or name not in HOT
 
 
 @pytest.mark.parametrize("name", HOT)
 def test_a_hot_stage_has_two_thirds_of_its_epochs_at_its_rate_and_the_rest_at_three_hundredths_of_it(name):
-    rates = [epoch.lr for epoch in epochs_of(load(name), {})[160:]]
-    assert rates[-24:] == pytest.approx([0.05] * 16 + [0.0015] * 8)
-    assert rates[:-24] == ([0.05] * 4 if name.endswith("/practised") else [])
+    assert rates_after_the_trunk(name) == pytest.approx([0.05] * 16 + [0.0015] * 8)
 
 
-@pytest.mark.parametrize("method", ["ldam-drw", "ldam-drw-safa"])
-def test_where_weights_are_averaged_the_rate_stands_still(method):
-    recipe = load(f"averaged/cifar100/{method}")
-    assert [epoch.lr for epoch in epochs_of(recipe, {})[160:]] == [0.05] * 40
-    cosine = load(f"cosine/cifar100/{method}")
-    differing = replace(recipe.stages[1], averaged_epochs=None, schedule=cosine.stages[1].schedule)
-    assert (recipe.stages[0], differing) == cosine.stages
+@pytest.mark.parametrize("name", AVERAGED)
+def test_where_weights_are_averaged_the_rate_stands_still(name):
+    assert rates_after_the_trunk(name) == [0.05] * 20
+    assert load(name).stages[1].averaged_epochs == 6
+
+
+def rates_after_the_trunk(name: str) -> list[float]:
+    return [epoch.lr for epoch in epochs_of(load(name), {})[160:]]
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,23 @@ def test_strong_recipes_with_safa_and_without_part_after_160_of_200_epochs(image
     assert last == load(without).stages[1]
 
 
-def test_a_recipe_in_the_hot_stage_differs_from_the_paper_s_by_the_schedule_alone():
-    table6 = [f"table6/cifar100/without-l-{term}" for term in ("r", "ms-t", "ms-h", "c")]
-    tables = ["table1/cifar100/ldam-drw", "table1/cifar100/ldam-drw-safa", *table6]
-    names = ("pairs", "repeat", "noise", "tail-mixup", "raw-delta")
-    for cool in (*tables, *(f"controls/cifar100/ldam-drw-{name}" for name in names)):
-        hot, cool = load(f"hot/cifar100/{cool.rpartition('/')[2]}"), load(cool)
-        as_hot = {"epochs": 24, "schedule": hot.stages[1].schedule, "evaluate_every": 8}
-        stages = cool.stages[0], replace(cool.stages[1], **as_hot)
-        assert replace(cool, method=f"{cool.method} [hot]", stages=stages, data=hot.data) == hot
+@pytest.mark.parametrize("stage", ["hot", "cosine", "averaged"])
+def test_a_recipe_of_another_second_stage_differs_from_the_paper_s_by_the_schedule_alone(stage):
+    papers = {cool.rpartition("/")[2]: cool for cool in library.names() if cool.startswith(PAPERS)}
+    named = {name.rpartition("/")[2]: name for name in library.names() if name.startswith(f"{stage}/")}
+    assert {"ldam-drw", "ldam-drw-safa"} <= papers.keys() & named.keys()
+    for row in papers.keys() & named.keys():
+        cool, other = load(papers[row]), load(named[row])
+        last = other.stages[1]
+        differing = {name: getattr(last, name) for name in ("epochs", "schedule", "averaged_epochs", "evaluate_every")}
+        stages = cool.stages[0], replace(cool.stages[1], **differing)
+        assert replace(cool, method=f"{cool.method} [{stage}]", stages=stages, data=other.data) == other
+
+
+def test_the_ablation_has_every_control_of_the_rows_and_every_term():
+    found = {name.rpartition("/")[2] for name in AVERAGED}
+    assert {f"ldam-drw-{name}" for name in ("pairs", "repeat", "noise", "tail-mixup", "raw-delta")} <= found
+    assert {f"without-l-{term}" for term in ("r", "ms-t", "ms-h", "c")} <= found
 
 
 def test_controls_of_the_rows_differ_from_safa_by_the_augmenter_alone():
