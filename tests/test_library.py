@@ -156,9 +156,9 @@ def test_recipes_that_are_compared_to_choose_one_have_validation_images_that_cos
     assert data == replace(load(f"table1/{name.split('/')[1]}/ldam-drw").data, **chosen)
 
 
-@pytest.mark.parametrize("images", ["", "-crop-flip"])
-def test_strong_recipes_with_safa_and_without_part_after_160_of_200_epochs(images):
-    safa, without = (f"strong/cifar100/mixup-balanced-softmax{method}{images}" for method in ("-safa", ""))
+@pytest.mark.parametrize("dataset", CIFARS)
+def test_strong_recipes_with_safa_and_without_part_after_160_of_200_epochs(dataset):
+    safa, without = (f"strong/{dataset}/mixup-balanced-softmax{method}" for method in ("-safa", ""))
     assert shared(safa, without) == 160
     assert load(safa).epochs == load(without).epochs == 200
     last = replace(load(safa).stages[1], sampler=load(without).stages[1].sampler, augmenter=None)
