@@ -24,7 +24,7 @@ from safa.bench.setting import COUNTS, Setting
 from safa.bench.stage import Stage
 from safa.bench.turns import Spread, ratios, take_turns
 from safa.catalog import CATALOG
-from safa.commands.reporting import markdown_of
+from safa.commands.reporting import tables_of
 from safa.errors import UserError
 from safa.job import Job
 from safa.train import CHECKPOINT
@@ -251,7 +251,7 @@ def test_methods_are_measured_printed_and_appended(tmp_path, capsys, monkeypatch
     assert untrained["inference"]["median"] > 0 and untrained["inference_memory"] > 0
     assert line["figures"]["step_milliseconds"]["median"] > 0 < line["figures"]["image_milliseconds"]["median"]
     assert "tau-norm" in capsys.readouterr().out
-    assert "| tau-norm | – |  | – |" in markdown_of(str(path))
+    assert "| tau-norm | – |  | – |" in tables_of([str(path)])[0]["steps"]
 
 
 def test_what_cannot_be_measured_is_refused(capsys):

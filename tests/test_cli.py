@@ -343,10 +343,15 @@ def test_report_draws_a_page_of_run_folders(call, compared, tmp_path):
 def test_report_fills_the_tables_of_a_text(call, compared, tmp_path):
     out, _ = compared
     text = tmp_path / "README.md"
-    text.write_text("# Results\n<!-- safa:table lines -->\n<!-- /safa:table -->\nThe end.\n")
+    names = ("lines", "lines-differences")
+    markers = "".join(f"<!-- safa:table {name} -->\n<!-- /safa:table -->\n" for name in names)
+    text.write_text(f"# Results\n{markers}The end.\n")
     status, _, _ = call("report", out / "lines.jsonl", "--into", text)
     assert status == 0
-    assert "| LDAM-DRW-SAFA |" in text.read_text()
+    errors, differences = text.read_text().split("<!-- /safa:table -->")[:2]
+    assert "| LDAM-DRW-SAFA | 2 |" in errors
+    assert "network (%)" not in errors  # which has a marker of its own
+    assert "| LDAM-DRW-SAFA | LDAM-DRW | 2 |" in differences
     assert text.read_text().endswith("The end.\n")
 
 

@@ -11,7 +11,7 @@ import pytest
 from safa import library
 from safa import recipe as recipes
 from safa.cli import parser
-from safa.commands.reporting import markdown_of
+from safa.commands.reporting import tables_of
 from safa.report import lines, readme
 from safa.report.tradeoff import write_tradeoff
 
@@ -29,12 +29,15 @@ def markers(document: Path) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_table_is_drawn_from_the_committed_lines(document):
     text, named = document.read_text(encoding="utf-8"), markers(document)
-    assert readme.update(text, {path.stem: markdown_of(str(path)) for path in RESULTS if path.stem in named}) == text
+    made, further = tables_of([str(path) for path in RESULTS if path.stem in named])
+    assert readme.update(text, made, further) == text
 
 
 def test_the_results_page_has_the_table_of_every_file_and_the_readme_of_some():
     readme_s, page_s = (markers(document) for document in DOCUMENTS)
-    assert page_s == {path.stem for path in RESULTS}
+    made, further = tables_of([str(path) for path in RESULTS])
+    assert made.keys() == {path.stem for path in RESULTS}
+    assert page_s == made.keys() | further.keys()
     assert readme_s
     assert readme_s <= page_s
 

@@ -28,6 +28,13 @@ def test_several_tables_are_filled_at_once():
     assert "cifar100 -->\nB\n<!--" in updated
 
 
+def test_a_further_table_is_filled_where_it_has_a_marker_and_left_out_where_it_has_none():
+    assert readme.update(TEXT, {"digits": "A"}, {"cifar100": "B"}) == readme.update(
+        TEXT, {"cifar100": "B", "digits": "A"}
+    )
+    assert readme.update(TEXT, {"digits": "A"}, {"imagenet": "B"}) == readme.update(TEXT, {"digits": "A"})
+
+
 def test_updating_twice_changes_nothing_more():
     once = readme.update(TEXT, {"digits": "| new |\n", "cifar100": "x"})
     assert readme.update(once, {"digits": "| new |\n", "cifar100": "x"}) == once

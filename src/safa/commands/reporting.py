@@ -10,6 +10,8 @@ from safa.commands.console import out, say
 from safa.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from safa.report.paper_table import Setting
     from safa.report.rows import Paired
 
@@ -48,7 +50,7 @@ def report(
 
         say(f"chart: {write_features(paths, features)}")
     elif into is not None:
-        _fill(Path(into), {Path(path).stem: markdown_of(path) for path in paths})
+        _fill(Path(into), *tables_of(paths))
     else:
         _report_lines(paths, output, baseline, markdown)
     return 0
@@ -194,8 +196,8 @@ def _retitle(folder: Path, lines: Any) -> None:
     say(f"{folder}: {len(changed)} of {len(texts)} recipes have a new first line")
 
 
-def _fill(text: Path, made: dict[str, str]) -> None:
-    """Each table goes between the markers with its name: that of a JSONL file, or of a table of the paper."""
+def _fill(text: Path, made: dict[str, str], further: dict[str, str] | None = None) -> None:
+    """Each table goes between the markers with its name; the further ones may have none."""
     from safa.files import write_atomically
     from safa.report import readme
 
@@ -203,22 +205,47 @@ def _fill(text: Path, made: dict[str, str]) -> None:
         former = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {text}: {error}") from error
-    write_atomically(text, readme.update(former, made).encode())
+    write_atomically(text, readme.update(former, made, further).encode())
 
 
-def markdown_of(path: str) -> str:
-    """The tables of a file of result lines, or of the last line of ``safa bench``."""
-    from safa.report import bench, lines
+def tables_of(paths: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of files of result lines or of ``safa bench``, by the file's name: its table, and further ones.
 
-    last = lines.read_objects(path)[-1:]
-    if last and last[0][1].get("kind") in bench.KINDS:
-        return bench.to_markdown(last[0][1])
-    return _markdown_of_lines(_lines([path]))
+    A file NAME.jsonl of several seeds has a further table NAME-differences, to its first method; one whose lines say
+    what generated features are worth has NAME-features.
+    """
+    from safa.report import bench, diagnostics, lines
+
+    made, further = {}, {}
+    for path in paths:
+        name, last = Path(path).stem, lines.read_objects(path)[-1:]
+        if last and last[0][1].get("kind") in bench.KINDS:
+            made[name] = bench.to_markdown(last[0][1])
+            continue
+        found = _lines([path])
+        made[name] = _errors_to_markdown(found)
+        further[f"{name}-differences"] = _differences_to_markdown(found)
+        further[f"{name}-features"] = diagnostics.to_markdown(found)
+    return made, {name: table for name, table in further.items() if table}
 
 
 def _markdown_of_lines(lines: list[dict[str, Any]]) -> str:
     """Errors, and what generated features are worth where a line says so."""
-    from safa.report import diagnostics, tables
+    from safa.report import diagnostics
 
-    errors = tables.to_markdown(tables.against_paper(tables.summarise(lines)))
-    return "\n\n".join(filter(None, (errors, diagnostics.to_markdown(lines))))
+    return "\n\n".join(filter(None, (_errors_to_markdown(lines), diagnostics.to_markdown(lines))))
+
+
+def _errors_to_markdown(lines: list[dict[str, Any]]) -> str:
+    from safa.report import tables
+
+    return tables.to_markdown(tables.against_paper(tables.summarise(lines)))
+
+
+def _differences_to_markdown(lines: list[dict[str, Any]]) -> str:
+    """To the first method, of those that share several seeds with it; empty without one."""
+    from safa.report import tables
+    from safa.report.rows import labels
+
+    pairs = [pair for pair in tables.paired(lines, labels(lines)[0]) if len(pair.seeds) > 1] if lines else []
+    return tables.paired_to_markdown(pairs) if pairs else ""

@@ -11,15 +11,19 @@ _OPENING = re.compile(r"<!-- safa:table (?P<name>\S+) -->")
 _CLOSING = "<!-- /safa:table -->"
 
 
-def update(text: str, tables: Mapping[str, str]) -> str:
+def update(text: str, tables: Mapping[str, str], further: Mapping[str, str] | None = None) -> str:
     """Replace what stands between the markers of each table by ``tables[NAME]``.
 
     A table stands between ``<!-- safa:table NAME -->`` and ``<!-- /safa:table -->``. Markers without a
     table of that name stay as they are, and updating twice changes nothing more.
 
+    Args:
+        further: tables that a text need not have a marker for.
+
     Raises:
-        UserError: if a table has no marker, or a marker is not closed.
+        UserError: if a table of ``tables`` has no marker, or a marker is not closed.
     """
+    made = {**(further or {}), **tables}
     pieces, end, filled = [], 0, set()
     for opening in _OPENING.finditer(text):
         name = opening["name"]
@@ -27,8 +31,8 @@ def update(text: str, tables: Mapping[str, str]) -> str:
         following = _OPENING.search(text, opening.end())
         if closing < 0 or (following and following.start() < closing):
             raise UserError(f"the marker {opening[0]} is not closed; put {_CLOSING} after the table")
-        if name in tables:
-            pieces += [text[end : opening.end()], f"\n{tables[name].strip()}\n"]
+        if name in made:
+            pieces += [text[end : opening.end()], f"\n{made[name].strip()}\n"]
             end = closing
             filled.add(name)
     absent = sorted(set(tables) - filled)
