@@ -31,10 +31,16 @@ def line(method: str = "LDAM-DRW-SAFA", seed: int = 0, assigned: float = 75.0, *
 
 
 def test_every_kind_of_rows_is_a_line_of_means_over_seeds():
-    text = to_markdown([line(assigned=70.0), line(seed=1, assigned=80.0)]).splitlines()
-    assert text[0].startswith("| method | features | network (%) | nearest mean (%) | own / other |")
-    assert text[2].startswith("| LDAM-DRW-SAFA | generated (2,400) | 75.00 ± 7.07 | 50.00 ± 0.00 | 0.90 ± 0.00 | – |")
-    assert [row.split(" | ")[1] for row in text[3:5]] == ["training images (4,000)", "test images (6,000)"]
+    head, _, first, *further = to_markdown([line(assigned=70.0), line(seed=1, assigned=80.0)]).splitlines()
+    assert head.startswith("| data set | factor | network | method | features | network (%) | nearest mean (%) |")
+    place, figures = ["digits", "20", "resnet8"], ["75.00 ± 7.07", "50.00 ± 0.00", "0.90 ± 0.00", "–"]
+    assert first.strip("| ").split(" | ")[:9] == [*place, "LDAM-DRW-SAFA", "generated (2,400)", *figures]
+    assert [row.split(" | ")[4] for row in further[:2]] == ["training images (4,000)", "test images (6,000)"]
+
+
+def test_rows_of_one_method_on_two_data_sets_are_told_apart():
+    rows = to_markdown([line(), line(dataset="cifar10", assigned=60.0)]).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows[:6]] == ["| digits"] * 3 + ["| cifar10"] * 3
 
 
 def test_a_later_line_of_the_same_seed_is_the_one_that_counts():

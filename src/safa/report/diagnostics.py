@@ -87,15 +87,16 @@ def figures(found: Iterable[Diagnostics], kind: str, group: str) -> list[Spread 
 def to_markdown(lines: Iterable[Line]) -> str:
     """Draw what lines say of generated features as a GitHub table with its notes; empty where they say nothing."""
     body = []
-    for methods in grouped(list(lines)).values():
+    for (dataset, factor, model), methods in grouped(list(lines)).items():
         for label, group in methods.items():
             found = [known for line in by_seed(group).values() if (known := diagnostics(line)) is not None]
             for kind in KINDS if found else ():
                 cells = [cell.text() if cell else "–" for cell in figures(found, kind, "all")]
-                body.append([label, f"{KINDS[kind]} ({amount(found, kind):,})", *cells])
+                body.append([dataset, f"{factor:g}", model, label, f"{KINDS[kind]} ({amount(found, kind):,})", *cells])
     if not body:
         return ""
-    table = github.table(("method", "features", *COLUMNS.values()), body, left=("method", "features"))
+    names = ("data set", "network", "method", "features")
+    table = github.table((names[0], "factor", *names[1:], *COLUMNS.values()), body, left=names)
     return f"{table}\n\n{github.notes(EXPLAINED)}"
 
 
