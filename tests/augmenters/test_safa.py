@@ -263,6 +263,7 @@ def test_reading_defaults_are_the_measured_ones():
         deltas=1,
         heads="random",
         tails="rows",
+        reach="whole",
         practice=False,
     )
     assert augmenter().reading == READINGS["measured"] == expected
@@ -487,6 +488,20 @@ def test_reading_tails_are_moved_equally_often_and_can_be_in_inverse_proportion_
     for label, share in shares.items():
         assert rows["rows"][label] == pytest.approx(100, abs=35)  # sd 8
         assert rows["classes"][label] == pytest.approx(300 * share / sum(shares.values()), abs=35)
+
+
+def test_reading_reach_is_the_whole_way_to_the_generated_feature_and_can_be_drawn_along_it():
+    labels, shares = [1, 1, 0], []
+    features = maps(labels)
+    for seed in range(40):
+        whole, drawn = (run(trained(reach=reach), features, labels, seed) for reach in ("whole", "drawn"))
+        way, made = whole.features[3] - features[2], drawn.features[3] - features[2]
+        share = ((made * way).sum() / way.square().sum()).item()
+        assert close(made, share * way)
+        shares.append(share)
+        assert drawn.loss.item() == whole.loss.item()  # the terms are those of the generated feature
+    assert 0 <= min(shares) < 0.2
+    assert 0.8 < max(shares) <= 1
 
 
 def test_reading_practice_lets_e_d_g_and_q_learn_by_their_terms_while_nothing_is_generated():

@@ -35,10 +35,10 @@ from tests.conformance import toy
 CHANNELS = toy.Network.channels
 LABELS = [1, 0, 1, 2, 1, 0, 1, 1, 2, 1, 0, 1]
 
-OTHER_PAIRS = "safa, other pairs"  # all its choices that change who meets whom and when it learns
+OTHER_PAIRS = "safa, other pairs"  # its choices of who meets whom, how far and when
 WITH_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CATALOG["augmenter"]},
-    OTHER_PAIRS: ("safa", {"deltas": 2, "heads": "nearest", "tails": "classes", "practice": True}),
+    OTHER_PAIRS: ("safa", {"deltas": 2, "heads": "nearest", "tails": "classes", "reach": "drawn", "practice": True}),
 }
 
 

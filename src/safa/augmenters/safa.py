@@ -54,6 +54,8 @@ class Reading:
         heads: a tail pair takes the delta of a ``random`` head pair of the batch, or of the ``nearest``.
         tails: all tail pairs of a batch are moved equally often (``rows``), or in inverse proportion to the images
             of their class, so that over many batches all tail classes get as many rows (``classes``).
+        reach: the row that the network gets is the ``whole`` way from the tail feature to the generated one, or at a
+            point ``drawn`` evenly between them. The terms see the generated one.
         practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
     """
 
@@ -73,6 +75,7 @@ class Reading:
     deltas: int = 1
     heads: Literal["random", "nearest"] = "random"
     tails: Literal["rows", "classes"] = "rows"
+    reach: Literal["whole", "drawn"] = "whole"
     practice: bool = False
 
 
@@ -157,7 +160,8 @@ class SAFA(TailAugmenter):
         if not self.active:
             return Augmented(features, labels, loss, logged, diagnostics)
         new_labels = torch.cat([labels, labels[match.rows]])
-        rows = torch.cat([features, self.as_given(generated.features).to(features.dtype)])
+        made = generated.features if self.reading.reach == "whole" else generated.on_the_way()
+        rows = torch.cat([features, self.as_given(made).to(features.dtype)])
         return Augmented(rows, new_labels, loss, logged, diagnostics)
 
     def extra_repr(self) -> str:
@@ -290,6 +294,11 @@ class _Generated:
     difference: Tensor
     floor: Tensor
     diagnostics: dict[str, Tensor]
+
+    def on_the_way(self) -> Tensor:
+        """Each row at a point of its own, drawn evenly between the sample and what was generated of it."""
+        (share,) = placed(self.tail.device, torch.rand(len(self.tail), device=CPU))
+        return torch.lerp(self.tail, self.features, share.to(self.tail.dtype)[:, None, None, None])
 
 
 @torch.no_grad()
