@@ -114,7 +114,8 @@ def test_a_step_waits_for_another_device_once_at_most(name, active):
     seen = on_both(name, active)[2]
     decomposes = name == "feature_transfer"  # in its first step, and every hundredth
     assert seen["waits"] <= (name not in MIXING) + decomposes
-    assert seen["uploads"] <= 3
+    shares = name == augmenters.OTHER_PAIRS and active  # how far rows reach: fractions, no indices
+    assert seen["uploads"] <= 3 + shares
 
 
 @pytest.mark.parametrize("name", sorted(set(augmenters.mixing) - MIXING))

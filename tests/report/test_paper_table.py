@@ -90,7 +90,7 @@ def test_a_line_of_another_table_is_not_in_this_one():
 
 def test_a_control_that_was_shipped_is_no_row_of_the_paper():
     shipped = settings(library.folder(), every=True).values()
-    controls = [line("LDAM-DRW [adjusted 1]"), line("LDAM-DRW-Repeat [hot]")]
+    controls = [line("LDAM-DRW [adjusted 1]"), line("LDAM-DRW-Repeat [averaged]")]
     for name in ("table1", "table6"):
         shown = [entry.method for entry in block(name, controls, shipped, imbalance_factor=100.0, index=1).entries]
         assert "LDAM-DRW" in shown
