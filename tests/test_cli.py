@@ -161,13 +161,17 @@ def test_compare_again_trains_nothing(call, compared, files):
 
 def test_what_the_command_line_says_otherwise_goes_into_the_recipe_and_the_folders_name(call, files, tmp_path):
     changes = ["--set", "stages.1.augmenter.start=random", "batch_size=32", "--imbalance_factor", "10"]
-    status, _, err = call("train", files[1], *changes, "--out", tmp_path, "--data", "digits", "--threads", "1")
-    assert (status, err) == (0, "")
-    (folder,) = [path for path in tmp_path.iterdir() if path.name != ".cache"]
+    changes += ["--precision", "bf16", "--results", tmp_path / "lines.jsonl"]
+    given = (files[1], *changes, "--out", tmp_path / "runs", "--data", "digits", "--threads", "1")
+    assert call("train", *given)[0] == 0
+    (folder,) = [path for path in (tmp_path / "runs").iterdir() if path.name != ".cache"]
     assert re.fullmatch(r"safa-digits-seed0-[0-9a-f]{6}", folder.name)
     recipe = recipes.load(folder / "recipe.yaml")
     assert recipe.stages[1].augmenter.options == {"start": "random"}
-    assert (recipe.batch_size, recipe.data.imbalance_factor) == (32, 10)
+    assert (recipe.batch_size, recipe.data.imbalance_factor, recipe.precision) == (32, 10, "bf16")
+    (line,) = map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines())
+    # A row of the recipe all the same, as on another device: --set makes one of its own.
+    assert (line["precision"], line["changes"]) == ("bf16", ["stages.1.augmenter.start=random", "batch_size=32"])
 
 
 @pytest.fixture(scope="module")
@@ -576,6 +580,11 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("train digits/ce --seed one", "--seed must be a whole number of at least 0, got 'one'"),
         ("train digits/ce --threads 0", "--threads must be a whole number of at least 1, got '0'"),
         ("train digits/ce --imbalance_factor many", "--imbalance_factor must be a number, got 'many'"),
+        (
+            "train digits/ce --precision bf61",
+            "precision must be one of float32, bf16, fp16, got 'bf61'; did you mean 'bf16'",
+        ),
+        ("train digits/ce --precision bf16 --set precision=float32", "precision is set twice"),
         ("train digits/ce --imbalance_factor 0.01", "at least 1, got 0.01; did you mean 100?"),
         ("train digits/ce --set stages.0.loss=ldma", "no loss is called 'ldma'; did you mean 'ldam'?"),
         ("train digits/ce --set model.backbone=resnet33", "no backbone is called 'resnet33'"),

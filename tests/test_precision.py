@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from safa import precision
 from safa.precision import lifted
 
 
@@ -19,3 +20,20 @@ def test_half_types_become_float32(half):
 def test_float32_and_float64_are_not_even_copied(whole):
     given = torch.ones(2, dtype=whole)
     assert lifted(given) is given
+
+
+def test_the_cost_of_bf16_is_that_of_its_convolution_over_that_in_float32(monkeypatch):
+    """By a clock on which every convolution in bf16 takes seven seconds, and one in float32 two."""
+    now = [0.0]
+
+    def convolved(maps, weight, padding):
+        now[0] += {torch.bfloat16: 7.0, torch.float32: 2.0}[maps.dtype]
+        return torch.nn.functional.conv2d(maps, weight, padding=padding)
+
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(precision, "conv2d", convolved)
+    assert precision.bf16_cost() == 3.5
+
+
+def test_the_cost_of_bf16_can_be_measured_here_and_now():
+    assert 0 < precision.bf16_cost() < 1000

@@ -409,6 +409,29 @@ def test_runs_of_two_precisions_can_be_compared(machine, tiny_recipe, tmp_path):
     assert [line["reused_epochs"] for line in found] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "cost", "said"),
+    [("bf16", 11.2, True), ("bf16", 0.5, False), ("float32", 11.2, False)],
+)
+def test_a_cpu_that_is_slow_in_bf16_is_told_of_once_before_training(
+    wanted, cost, said, tiny_recipe, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("safa.precision.bf16_cost", lambda: cost)
+    heard: list[str] = []
+    jobs = [Job(n, replace(tiny_recipe, stages=(Stage(1),), precision=wanted), tmp_path / n) for n in ("one", "two")]
+    runs.compare(jobs, Machine(device="cpu", cache=tmp_path / "cache", say=heard.append))
+    trained = next(i for i, sentence in enumerate(heard) if "shared and trained once" in sentence)
+    told = [sentence for sentence in heard[:trained] if "precision" in sentence]
+    assert (
+        told
+        == [
+            "precision bf16 is slow on this CPU: a convolution takes 11.2 times as long as in float32; "
+            "--precision float32 trains in that"
+        ]
+        * said
+    )
+
+
 def test_forks_are_the_epochs_after_which_two_runs_part(tiny_recipe, tiny_data):
     jobs = [Job(name, recipe, Path(name)) for name, recipe in variants(tiny_recipe).items()]
     loaded = {runs._data_key(jobs[0]): tiny_data}

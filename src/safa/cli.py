@@ -119,6 +119,7 @@ def _recipe_options(p: ArgumentParser) -> None:
     p.add_argument("--data", type=str, metavar="NAME|FOLDER|CSV", help="other images than the recipe names")
     p.add_argument("--root", type=str, metavar="DIR", help="folder of the data sets (default: $SAFA_DATA)")
     p.add_argument("--imbalance_factor", type=float, metavar="X", help="largest over smallest class, at least 1")
+    p.add_argument("--precision", type=str, metavar="float32|bf16|fp16", help="another one than the recipe's")
     p.add_argument(
         "--set", type=str, default=[], nargs="+", action="extend", metavar="KEY=VALUE",
         help="other values than the recipe's, e.g. stages.1.augmenter.start=random batch_size=64; after the recipes",

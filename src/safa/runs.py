@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from safa import checkpoint, files, outcome
+from safa import checkpoint, files, outcome, precision
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT, StageCache
 from safa.data.dataset import LongTailed, load
@@ -29,6 +29,9 @@ from safa.report import lines
 from safa.train import Trainer
 
 Say = Callable[[str], None]
+
+SLOW_BF16 = 1.5
+"""Cost of bf16, as a multiple of float32, from which a run says so: less may be a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,13 @@ def _say_remarks(jobs: Sequence[Job], machine: Machine) -> None:
     """Once for each recipe, however many seeds it is run with."""
     for remark in dict.fromkeys(f"{job.name}: {remark}" for job in jobs for remark in remarks(job.recipe)):
         machine.say(remark)
+    if any(job.recipe.precision == "bf16" for job in jobs) and _on_cpu(machine):
+        cost = precision.bf16_cost()
+        if cost > SLOW_BF16:
+            machine.say(
+                f"precision bf16 is slow on this CPU: a convolution takes {cost:.1f} times as long as in float32; "
+                "--precision float32 trains in that"
+            )
 
 
 def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
@@ -245,12 +255,16 @@ def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but torch finds none; pass --device cpu")
     # Without a GPU, Accelerate forms a group of processes only where the CPU is asked for.
-    on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = _on_cpu(machine)
     if recipe.precision == "fp16" and on_cpu:
         raise UserError("precision fp16 needs a GPU; use bf16 or float32 on the CPU")
-    precision = "no" if recipe.precision == "float32" else recipe.precision
+    mixed = "no" if recipe.precision == "float32" else recipe.precision
     AcceleratorState._reset_state()  # Accelerate allows one precision per process; a comparison may need two
-    return Accelerator(mixed_precision=precision, cpu=on_cpu)
+    return Accelerator(mixed_precision=mixed, cpu=on_cpu)
+
+
+def _on_cpu(machine: Machine) -> bool:
+    return machine.device == "cpu" or not torch.cuda.is_available()
 
 
 def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], machine: Machine) -> None:

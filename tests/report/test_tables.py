@@ -74,6 +74,14 @@ def test_runs_of_different_length_or_recipe_are_told_apart():
     assert [(row.label, row.n) for row in rows] == [("CE (digits-CE)", 5), ("CE (other)", 1)]
 
 
+def test_runs_of_two_precisions_are_not_averaged_and_both_have_the_papers_figure():
+    place = PLACE | {"method": "LDAM-DRW"}
+    given = [line for p in ("bf16", "float32") for line in results("CE", [0], **place | {"precision": p})]
+    rows = tables.against_paper(tables.summarise(given))
+    assert [(row.label, row.paper) for row in rows] == [("LDAM-DRW (bf16)", 57.11), ("LDAM-DRW (float32)", 57.11)]
+    assert [row.label for row in tables.summarise(given[:1])] == ["LDAM-DRW"]
+
+
 def test_of_two_lines_with_one_seed_the_later_counts_and_the_table_says_so():
     (row,) = tables.summarise([*results("CE", [0]), *results("CE", [0], error_last=50.0)])
     assert (row.n, row.last.mean, row.superseded) == (1, 50.0, 1)

@@ -112,7 +112,7 @@ def _load(path: Path, options: dict[str, Any], seed: int | None) -> Recipe:
 def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
     """What ``--set`` says, and the options that are short for a key."""
     short = {"data.name": options["data"], "data.root": options["root"], "seed": seed}
-    short["data.imbalance_factor"] = options["imbalance_factor"]
+    short |= {"data.imbalance_factor": options["imbalance_factor"], "precision": options["precision"]}
     for override in options["set"]:
         key, separator, _ = override.partition("=")
         if not separator:
@@ -126,7 +126,7 @@ def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
     """One folder per recipe, change and seed."""
     from safa import recipe as recipes
 
-    changed = options["set"] or options["data"] is not None or options["imbalance_factor"] is not None
+    changed = options["set"] or any(options[name] is not None for name in ("data", "imbalance_factor", "precision"))
     data = Path(recipe.data.name).stem if options["data"] else ""
     parts = [name.replace("/", "-"), data, f"seed{recipe.seed}"]
     if changed:
@@ -156,7 +156,7 @@ def _seeds(text: str | None) -> list[int] | list[None]:
 def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
     """A resumed run goes on as it began; only where the images lie may have changed."""
     given = {"--seed": seed, "--set": options["set"] or None, "--data": options["data"], "--out": options["out"]}
-    given["--imbalance_factor"] = options["imbalance_factor"]
+    given |= {f"--{name}": options[name] for name in ("imbalance_factor", "precision")}
     for option, value in given.items():
         if value is not None:
             raise UserError(

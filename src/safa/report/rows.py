@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -21,8 +21,8 @@ class Row:
 
     Attributes:
         method: as the lines say, the paper's name.
-        distinctions: what tells this row from another of the same method: recipe, number of epochs, and each
-            ``key=value`` that was set otherwise than in the recipe; often empty.
+        distinctions: what tells this row from another of the same method: recipe, number of epochs, precision, and
+            each ``key=value`` that was set otherwise than in the recipe; often empty.
         epochs: how long each run was.
         changed: whether something was set otherwise than in the recipe.
         seeds: the seeds behind the row, in order.
@@ -101,8 +101,8 @@ def summarise(lines: Iterable[Line]) -> list[Row]:
     """Group lines by data set, imbalance factor, model and method, one row each.
 
     Rows stand in the order in which data set, factor and model, then method, first appear. Lines of one
-    method whose recipe or number of epochs differ are not averaged: they become rows of their own, told apart
-    by ``distinctions``. Of two lines with the same seed the later counts, as result files are append-only.
+    method whose recipe, number of epochs or precision differ are not averaged: they become rows of their own, told
+    apart by ``distinctions``. Of two lines with the same seed the later counts, as result files are append-only.
     """
     blocks = grouped(list(lines))
     return [_row(block, group) for block, methods in blocks.items() for group in methods.values()]
@@ -118,24 +118,39 @@ def _label(method: str, distinctions: Sequence[str]) -> str:
 
 
 def _distinctions(lines: Sequence[Line]) -> list[tuple[str, ...]]:
-    recipes: dict[object, set[str]] = {}
-    epochs: dict[object, set[object]] = {}
-    for line in lines:
-        method = (*block_of(line), line["method"])
-        recipes.setdefault(method, set()).add(_recipe(line))
-        epochs.setdefault((method, _recipe(line)), set()).add(line["epochs"])
+    def method(line: Line) -> object:
+        return (*block_of(line), line["method"])
+
+    def recipe(line: Line) -> object:
+        return method(line), _recipe(line)
+
+    of_recipes = _with_several(lines, method, _recipe)
+    of_lengths = _with_several(lines, recipe, lambda line: line["epochs"])
+    of_precisions = _with_several(lines, recipe, _precision)
     found = []
     for line in lines:
-        method = (*block_of(line), line["method"])
-        parts = [_recipe(line)] if len(recipes[method]) > 1 else []
-        parts += [f"{line['epochs']} epochs"] if len(epochs[method, _recipe(line)]) > 1 else []
+        parts = [_recipe(line)] if method(line) in of_recipes else []
+        parts += [f"{line['epochs']} epochs"] if recipe(line) in of_lengths else []
+        parts += [_precision(line)] if recipe(line) in of_precisions else []
         parts += line.get("changes", [])
         found.append(tuple(parts))
     return found
 
 
+def _with_several(lines: Sequence[Line], of: Callable[[Line], object], what: Callable[[Line], object]) -> set[object]:
+    """The groups ``of`` lines in which ``what`` is not the same everywhere."""
+    found: dict[object, set[object]] = {}
+    for line in lines:
+        found.setdefault(of(line), set()).add(what(line))
+    return {group for group, values in found.items() if len(values) > 1}
+
+
 def _recipe(line: Line) -> str:
     return PurePath(line["recipe"]).stem
+
+
+def _precision(line: Line) -> str:
+    return str(line.get("precision", "unknown precision"))
 
 
 def block_of(line: Mapping[str, Any]) -> Block:
