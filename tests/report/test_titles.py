@@ -24,6 +24,11 @@ def test_a_title_has_the_papers_figure_and_ours_with_n():
     assert titles.title(DRW, two) == f"{what}: paper 57.11 %, ours 57.00 ± 1.41 % (n = 2)."
 
 
+def test_a_title_has_a_figure_for_each_precision_of_its_recipe():
+    both = [line(error=56.38) | {"precision": "bf16"}, line(error=57.0) | {"precision": "float32"}]
+    assert titles.title(DRW, both).endswith(": paper 57.11 %, ours 56.38 % (n = 1, bf16), 57.00 % (n = 1, float32).")
+
+
 def test_a_title_says_what_was_not_run_and_what_is_not_in_the_paper():
     assert titles.title(DRW, []).endswith("paper 57.11 %, ours not run.")
     own = replace(DRW, recipe="table1/cifar100/ce-drw", method="CE-DRW")

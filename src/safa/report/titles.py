@@ -9,7 +9,7 @@ from pathlib import PurePath
 from safa.report import paper
 from safa.report.lines import Line
 from safa.report.paper_table import Setting
-from safa.report.rows import block_of, summarise
+from safa.report.rows import Row, block_of, summarise
 
 # Beside the paper's tables: SAFA before other layers, whose figures are in the paper's supplement.
 GROUPS = (*paper.names(), "insertion")
@@ -55,8 +55,12 @@ def _ours(setting: Setting, lines: Sequence[Line]) -> str:
     ]
     if not found:
         return "ours not run"
-    (row,) = summarise(found)
-    return f"ours {row.last.text()} % (n = {row.n})"
+    rows = summarise(found)  # one for each precision
+    return "ours " + ", ".join(f"{row.last.text()} % ({_of(row)})" for row in rows)
+
+
+def _of(row: Row) -> str:
+    return ", ".join((f"n = {row.n}", *row.distinctions))
 
 
 def _dataset(name: str) -> str:
