@@ -161,17 +161,23 @@ def test_compare_again_trains_nothing(call, compared, files):
 
 def test_what_the_command_line_says_otherwise_goes_into_the_recipe_and_the_folders_name(call, files, tmp_path):
     changes = ["--set", "stages.1.augmenter.start=random", "batch_size=32", "--imbalance_factor", "10"]
-    changes += ["--precision", "bf16", "--results", tmp_path / "lines.jsonl"]
-    given = (files[1], *changes, "--out", tmp_path / "runs", "--data", "digits", "--threads", "1")
-    assert call("train", *given)[0] == 0
-    (folder,) = [path for path in (tmp_path / "runs").iterdir() if path.name != ".cache"]
+    status, _, err = call("train", files[1], *changes, "--out", tmp_path, "--data", "digits", "--threads", "1")
+    assert (status, err) == (0, "")
+    (folder,) = [path for path in tmp_path.iterdir() if path.name != ".cache"]
     assert re.fullmatch(r"safa-digits-seed0-[0-9a-f]{6}", folder.name)
     recipe = recipes.load(folder / "recipe.yaml")
     assert recipe.stages[1].augmenter.options == {"start": "random"}
-    assert (recipe.batch_size, recipe.data.imbalance_factor, recipe.precision) == (32, 10, "bf16")
-    (line,) = map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines())
-    # A row of the recipe all the same, as on another device: --set makes one of its own.
-    assert (line["precision"], line["changes"]) == ("bf16", ["stages.1.augmenter.start=random", "batch_size=32"])
+    assert (recipe.batch_size, recipe.data.imbalance_factor) == (32, 10)
+
+
+def test_a_run_in_another_precision_has_its_own_folder_and_is_a_row_of_the_recipe_all_the_same(call, files, tmp_path):
+    status, _, err = call("train", files[0], "--precision", "bf16", "--out", tmp_path, "--threads", "1")
+    assert (status, err) == (0, "")
+    (folder,) = [path for path in tmp_path.iterdir() if path.name != ".cache"]
+    assert re.fullmatch(r"drw-seed0-[0-9a-f]{6}", folder.name)
+    assert recipes.load(folder / "recipe.yaml").precision == "bf16"
+    line = json.loads((folder / "result.json").read_text())
+    assert (line["precision"], line["changes"]) == ("bf16", [])
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,9 @@ def _say_remarks(jobs: Sequence[Job], machine: Machine) -> None:
     """Once for each recipe, however many seeds it is run with."""
     for remark in dict.fromkeys(f"{job.name}: {remark}" for job in jobs for remark in remarks(job.recipe)):
         machine.say(remark)
-    if any(job.recipe.precision == "bf16" for job in jobs) and _on_cpu(machine):
+    # What has begun goes on as it is, so there is nothing to say or to measure.
+    begin = [job for job in jobs if not (job.folder / CHECKPOINT).exists()]
+    if any(job.recipe.precision == "bf16" for job in begin) and _on_cpu(machine):
         cost = precision.bf16_cost()
         if cost > SLOW_BF16:
             machine.say(

@@ -111,8 +111,13 @@ def _load(path: Path, options: dict[str, Any], seed: int | None) -> Recipe:
 
 def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
     """What ``--set`` says, and the options that are short for a key."""
-    short = {"data.name": options["data"], "data.root": options["root"], "seed": seed}
-    short |= {"data.imbalance_factor": options["imbalance_factor"], "precision": options["precision"]}
+    short = {
+        "data.name": options["data"],
+        "data.root": options["root"],
+        "data.imbalance_factor": options["imbalance_factor"],
+        "precision": options["precision"],
+        "seed": seed,
+    }
     for override in options["set"]:
         key, separator, _ = override.partition("=")
         if not separator:
@@ -155,8 +160,8 @@ def _seeds(text: str | None) -> list[int] | list[None]:
 
 def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
     """A resumed run goes on as it began; only where the images lie may have changed."""
-    given = {"--seed": seed, "--set": options["set"] or None, "--data": options["data"], "--out": options["out"]}
-    given |= {f"--{name}": options[name] for name in ("imbalance_factor", "precision")}
+    given = {"--seed": seed, "--set": options["set"] or None}
+    given |= {f"--{name}": options[name] for name in ("data", "out", "imbalance_factor", "precision")}
     for option, value in given.items():
         if value is not None:
             raise UserError(
