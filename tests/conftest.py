@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # the first optimizer loads it; frozen below with the rest
 
 from safa import recipe as recipes
 from safa import runs

@@ -54,6 +54,14 @@ def test_logits_that_change_with_the_rows_beside_them_count_only_when_exact(how)
         assert not crossing.is_crossed("stem", exact=True)
 
 
+def test_logits_that_overflow_are_no_sign_of_another_path():
+    model = Shortcut()
+    model.fc.bias.data[0] = torch.nan
+    crossing = Crossing(model, IMAGES)
+    assert crossing.is_crossed("stem")
+    assert not crossing.is_crossed("branch")
+
+
 @pytest.mark.parametrize("how", ["", "draws"])
 def test_looking_leaves_modes_statistics_hooks_and_random_numbers_alone(how):
     model = Shortcut(how)

@@ -403,6 +403,14 @@ def test_clipping_bounds_the_length_of_an_update(trained, tmp_path):
     assert one_step(trained, tmp_path / "clipped", clip=0.01) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_clipping_leaves_to_the_network_what_is_left_to_it_without_an_augmenter(trained, tmp_path):
+    """RSG's centres have gradients many times the network's; idle, it must not shorten the network's steps."""
+    plain = trained(Stage(2), folder=tmp_path / "plain", clip=0.5)
+    beside = trained(Stage(2, augmenter=Augmenter("rsg"), generate=False), folder=tmp_path / "beside", clip=0.5)
+    assert beside.augmenter is not None
+    assert equal(weights(plain), weights(beside))
+
+
 def test_bf16_trains_weights_that_are_float32(trained, tmp_path):
     stages = Stage(1, loss=Named("ldam")), Stage(1, loss=Named("ldam"), sampler=Named("pairs"), augmenter=SAFA)
     exact = trained(*stages, folder=tmp_path / "exact")

@@ -80,7 +80,7 @@ def start_key(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
         "seed": recipe.seed,
     }
     if recipe.clip is not None:
-        settings["clip"] = recipe.clip
+        settings["clip_of_each"] = recipe.clip  # "clip" was the norm of network and augmenter together
     if world_size != 1:
         settings["world_size"] = world_size
     return _digest(settings)

@@ -176,7 +176,7 @@ class Recipe:
         seed: of initialisation, order, augmentation and pairing.
         batch_size: images per step, over all processes.
         precision: float32, or mixed precision with bf16 or fp16.
-        clip: largest norm of the gradient; none when empty.
+        clip: largest norm of the gradient, of the network and of an augmenter each; none when empty.
     """
 
     method: str

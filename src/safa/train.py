@@ -158,10 +158,21 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         if self.recipe.clip is not None:
-            self.accelerator.clip_grad_norm_(self.plug.parameters(), self.recipe.clip)
+            self._clip(self.recipe.clip)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
+
+    def _clip(self, largest: float) -> None:
+        """Bound the norms of the network's gradient and of the augmenter's, each on its own.
+
+        In one norm for both, an augmenter whose gradient is the longer one would take the network's steps away, and a
+        comparison would be one of step lengths.
+        """
+        self.accelerator.unscale_gradients()
+        for part in (self.model, self.augmenter):
+            if part is not None:
+                torch.nn.utils.clip_grad_norm_(part.parameters(), largest)
 
     def _image_weights(self, epoch: Epoch, images: Tensor, labels: Tensor) -> Tensor:
         """One weight per image, learnt by looking one step ahead on the next batch of the meta set."""

@@ -504,6 +504,16 @@ def test_reading_reach_is_the_whole_way_to_the_generated_feature_and_can_be_draw
     assert 0.8 < max(shares) <= 1
 
 
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_reading_reach_can_be_drawn_where_autocast_gives_modules_another_type_than_their_features(start):
+    labels = [1, 1, 0]
+    safa = augmenter(start=start, reach="drawn")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = run(safa, maps(labels).float(), labels)
+    assert out.features.dtype == torch.float32
+    assert len(out.features) == 4
+
+
 def test_reading_practice_lets_e_d_g_and_q_learn_by_their_terms_while_nothing_is_generated():
     idle, practising = trained(), trained(practice=True)
     assert not idle.learns_while_idle

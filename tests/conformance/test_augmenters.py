@@ -381,6 +381,15 @@ def test_a_label_beyond_the_class_counts_is_refused_before_anything_is_learnt(na
     toy.assert_same(built.state_dict(), before)
 
 
+@every_generating
+def test_a_negative_label_is_refused_before_anything_is_learnt(name):
+    built = augmenter(name)
+    before = copy.deepcopy(built.state_dict())
+    with pytest.raises(UserError, match="labels are class ids from 0 on, got -100; leave such images out"):
+        built(torch.rand(3, CHANNELS, 2, 2), torch.tensor([0, -100, 1]))
+    toy.assert_same(built.state_dict(), before)
+
+
 @every_augmenter
 @pytest.mark.parametrize(
     ("counts", "said"),

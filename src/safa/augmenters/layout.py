@@ -68,10 +68,14 @@ class TailAugmenter(nn.Module):
             labels: shape (n,), int64.
 
         Raises:
-            UserError: if a label is beyond the class counts.
+            UserError: if a label is negative or beyond the class counts.
         """
         classes = len(self.is_head)
         read, is_head = torch.split(torch.cat([labels, self.is_head]).cpu(), [len(labels), classes])
+        if len(read) and int(read.min()) < 0:
+            raise UserError(
+                f"labels are class ids from 0 on, got {int(read.min())}; leave such images out of the batch"
+            )
         if len(read) and int(read.max()) >= classes:
             raise UserError(
                 f"{type(self).__name__} was built with the counts of {classes} classes, so labels are 0 to "

@@ -53,7 +53,8 @@ class Reading:
         deltas: tail pairs that each head pair of a batch moves, and with them how many rows are generated.
         heads: a tail pair takes the delta of a ``random`` head pair of the batch, or of the ``nearest``.
         tails: all tail pairs of a batch are moved equally often (``rows``), or in inverse proportion to the images
-            of their class, so that over many batches all tail classes get as many rows (``classes``).
+            of their class (``classes``), so that tail classes get about as many rows each. The rarest get fewer:
+            shares are of a batch, and a rare class has most of those it is in, which are few.
         reach: the row that the network gets is the ``whole`` way from the tail feature to the generated one, or at a
             point ``drawn`` evenly between them. The terms see the generated one.
         practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
@@ -298,7 +299,8 @@ class _Generated:
     def on_the_way(self) -> Tensor:
         """Each row at a point of its own, drawn evenly between the sample and what was generated of it."""
         (share,) = placed(self.tail.device, torch.rand(len(self.tail), device=CPU))
-        return torch.lerp(self.tail, self.features, share.to(self.tail.dtype)[:, None, None, None])
+        features = self.features.to(self.tail.dtype)  # under autocast the modules may give another than they were given
+        return torch.lerp(self.tail, features, share.to(self.tail.dtype)[:, None, None, None])
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 WIDE, NARROW = 860, 360  # CSS pixels: a column of text on a desk, a phone held upright
@@ -77,7 +78,8 @@ def blank(width: int, height: float) -> Figure:
 
 def _inline(figure: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    # Not savefig, which lays the figure out and draws it a second time.
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
