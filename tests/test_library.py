@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ PAPERS = ("table1/", "table6/", "controls/")
 CIFARS = ("cifar10", "cifar100")
 
 
+@functools.cache  # recipes are frozen
 def load(name: str) -> recipes.Recipe:
     return recipes.load(library.find(name)[1])
 
