@@ -599,8 +599,14 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("train digits/ce --set schedule.lr=-1", "lr must be at least 0"),
         ("train digits/ce --data absent_photos", "no data set named 'absent_photos'"),
         ("train digits/ce --device gpu", "device must be auto, cpu or cuda"),
-        ("train digits/ce --sed 3", "--sed"),
-        ("train digits/ce --thread 3", "--thread"),  # abbreviations are refused
+        ("train digits/ce --sed 3", "there is no option --sed; did you mean '--seed'?\nTry 'safa train --help'"),
+        # Abbreviations are refused.
+        ("train digits/ce --thread=3", "there is no option --thread; did you mean '--threads'?"),
+        (
+            "data digits --imbalance-factor 20",
+            "there is no option --imbalance-factor; did you mean '--imbalance_factor'?",
+        ),
+        ("list loss head", "unrecognized arguments: head"),
         ("compare digits/ce --seeds 3..1", "seeds are different numbers of at least 0"),
         ("compare digits/ce --seeds one", "seeds are numbers, as in 0,1,2 or 0..9, got 'one'"),
         ("compare digits/ce --seeds 0,0", "seeds are different numbers"),

@@ -81,11 +81,15 @@ class _Parser(ArgumentParser):
         # That an argument is missing is found by the parser of all commands, which puts the command before its name.
         missing = re.match(r"the following arguments are required: (\w+)\.", message)
         command = self.prog.replace(" [options]", "") + (f" {missing[1]}" if missing else "")
-        raise UserError(f"{_plainly(message.strip())}\nTry '{command} --help'")
+        said = _plainly(message.strip(), [name for name in self._option_string_actions if name.startswith("--")])
+        raise UserError(f"{said}\nTry '{command} --help'")
 
 
-def _plainly(message: str) -> str:
+def _plainly(message: str, options: list[str]) -> str:
     """The parser speaks of keys and Python types; who calls a command knows options and numbers."""
+    extra = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+    if extra:
+        return f"there is no option {extra[1]}{closest(extra[1], options)}"
     unknown = re.search(r"invalid choice: '(.*?)'", message)
     if unknown or message.startswith('expected "command"'):
         named = f"no command is called {unknown[1]!r}{closest(unknown[1], _COMMANDS)}" if unknown else "name a command"
