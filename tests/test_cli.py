@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import safa
 from safa import cli, commands, library
@@ -150,10 +152,15 @@ def test_the_models_of_many_runs_are_named_in_one_line():
     assert training._listed(models[:8]).count("\n") == 7
 
 
-def test_compare_again_trains_nothing(call, compared, files):
+def test_compare_again_trains_nothing_and_leaves_the_models_of_the_finished_runs(call, compared, files):
     out, _ = compared
     before = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
+    first, second, *_ = models = sorted(out.rglob("model.safetensors"))
+    weights = [load_file(model)["conv1.weight"].clone() for model in models]  # of its own: the file is mapped
+    first.write_bytes(second.read_bytes())  # as one exported before its run was finished, it holds other weights
     status, printed, _ = call("compare", *files, "--seeds", "0..1", "--out", out)
+    assert not torch.equal(weights[0], weights[1])
+    assert all(torch.equal(load_file(model)["conv1.weight"], was) for model, was in zip(models, weights, strict=True))
     assert status == 0
     assert printed.count("was finished before") == 4
     assert {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")} == before

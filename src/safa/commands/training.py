@@ -176,9 +176,8 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
     from safa.report.page import write_page
 
     models = [job.folder / "model.safetensors" for job in jobs]
-    for model in models:
-        if not model.exists():
-            export.export(network.load_run(model.parent), "safetensors", model)
+    for model in models:  # anew, for one that is there may have been exported before the run was finished
+        export.export(network.load_run(model.parent), "safetensors", model)
     out.print(tables.to_rich(tables.summarise(lines), out.width))
     write_page([job.folder for job in jobs], page, baseline)
     say(f"page:  {page}\n{_listed(models)}")
