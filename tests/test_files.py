@@ -202,3 +202,9 @@ def test_an_object_is_read_and_anything_else_is_called_by_its_file(file):
             read_json(file)
     with pytest.raises(UserError, match=r"cannot read .*absent\.json: .*No such file"):
         read_json(file.with_name("absent.json"))
+
+
+@pytest.mark.parametrize("folder", [".", "/", ""])
+def test_a_folder_in_the_place_of_a_file_is_named(folder):
+    with pytest.raises(UserError, match="it is a folder; name a file in it"):
+        write_atomically(Path(folder), b"content")

@@ -24,6 +24,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         UserError: for a full disk or a folder that cannot be written; what stood at ``path`` is untouched.
     """
+    if not path.name:  # "." and "/" have none to write beside
+        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
     # Not the number of the process: containers that share a disk count theirs alike.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
