@@ -182,7 +182,7 @@ def write_photos(folder: Path, seed: int) -> None:
         for name in ("cat", "dog"):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
             for i in range(6):
-                pixels = np.random.RandomState([seed, i]).randint(0, 256, (8, 8, 3)).astype(np.uint8)
+                pixels = np.random.RandomState([seed, *split.encode(), i]).randint(0, 256, (8, 8, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
 
 

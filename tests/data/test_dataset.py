@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,7 @@ def folder(tmp_path):
             for name, number in zip(("cat", "dog"), numbers, strict=True):
                 (tmp_path / split / name).mkdir(parents=True)
                 for i in range(number):
-                    pixels = np.random.RandomState(i).randint(0, 256, (8, 8, 3)).astype(np.uint8)
+                    pixels = np.random.RandomState([*split.encode(), i]).randint(0, 256, (8, 8, 3)).astype(np.uint8)
                     Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
         return tmp_path
 
@@ -119,6 +120,15 @@ def test_a_validation_split_that_is_not_used_is_remarked(folder):
             "4 training images are held out for validation; the 6 images of the data set's own validation split "
             "are not used",
         )
+
+
+def test_classes_without_a_test_image_are_named(folder):
+    root = folder()
+    spec = Data(str(root), profile="as_found", image_size=8)
+    assert dataset.load(spec).test_counts.tolist() == [2, 2]
+    shutil.rmtree(root / "test" / "dog")
+    assert dataset.load(spec).test_counts.tolist() == [2, 0]
+    assert dataset.load(spec).remarks == ("1 of 2 classes have no test image, so nothing will be known of them: dog",)
 
 
 # --- addresses ---------------------------------------------------------------------------------------------

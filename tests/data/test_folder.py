@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,17 @@ from safa.data.sources import load_source
 from safa.errors import UserError
 
 
-def paint(path: Path, value: int = 0, size: tuple[int, int] = (40, 40)) -> Path:
+def paint(path: Path, value: int = 0, size: tuple[int, int] = (40, 40), blue: int = 7) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (value, 255 - value, 7)).save(path)
+    Image.new("RGB", size, (value, 255 - value, blue)).save(path)
     return path
 
 
 def fill(folder: Path, classes: dict[str, int], ending: str = ".png") -> None:
+    blue = sum(folder.name.encode()) % 256  # so that no split has an image of another
     for number, (name, images) in enumerate(classes.items()):
         for index in range(images):
-            paint(folder / name / f"{index:03d}{ending}", value=20 * number + index)
+            paint(folder / name / f"{index:03d}{ending}", value=20 * number + index, blue=blue)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_images_are_decoded_in_the_order_of_their_names(three):
     source = load_source(str(three), image_size=32)
     assert source.train.images.shape == (9, 3, 32, 32)
     assert source.train.images[:, 0, 0, 0].tolist() == [20, 21, 22, 40, 41, 0, 1, 2, 3]
-    assert source.train.paths == ()
+    assert [path.name for path in source.train.paths[:4]] == ["000.png", "001.png", "002.png", "000.png"]
 
 
 @pytest.mark.parametrize(
@@ -87,10 +89,7 @@ def test_without_a_test_folder_a_fifth_of_each_class_is_kept_and_said(tmp_path):
     source = load_source(str(tmp_path), image_size=32)
     assert np.bincount(source.test.labels).tolist() == [4, 2]
     assert np.bincount(source.train.labels).tolist() == [16, 8, 3]
-    assert source.notes == (
-        "no test split: 6 training images (20% of each class) are kept for it; "
-        "1 of 3 classes are too small to give one",
-    )
+    assert source.notes == ("no test split: 6 training images (20% of each class) are kept for it",)
     assert load_source(str(tmp_path), image_size=32).fingerprint == source.fingerprint
 
 
@@ -317,7 +316,33 @@ def test_dark_images_are_remarked(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(5):
             Image.fromarray(np.full((32, 32), value, dtype=np.uint16)).save(tmp_path / name / f"{number}.png")
-    assert "no pixel is brighter than 16 of 255; scale values of 12 bits" in load_source(str(tmp_path)).notes[-1]
+    notes = load_source(str(tmp_path)).notes
+    assert any("no pixel is brighter than 16 of 255; scale values of 12 bits" in note for note in notes)
+
+
+@pytest.mark.parametrize("limit", [2**30, 1])
+def test_images_that_are_in_training_and_in_another_split_are_counted_and_named(three, limit):
+    def notes() -> tuple[str, ...]:
+        return load_source(str(three), image_size=32, in_memory_limit=limit).notes
+
+    assert notes() == ()
+    shutil.copy(three / "train/ant/000.png", three / "test/ant/copy.png")
+    shutil.copy(three / "train/ant/001.png", three / "test/bee/001.png")  # whatever its label
+    shutil.copy(three / "train/cat/000.png", three / "val/cat.png")
+    shutil.copy(three / "val/ant/000.png", three / "test/ant/z.png")  # not of training
+    ending = "training images, too, so errors look smaller than they are; keep one copy of each: "
+    assert notes() == (f"2 of 7 test images are {ending}test/ant/copy.png, test/bee/001.png",)
+    (three / "val/cat").mkdir()
+    (three / "val/cat.png").rename(three / "val/cat/000.png")
+    assert notes()[0] == f"1 of 3 validation images are {ending}val/cat/000.png"
+
+
+def test_a_copy_within_a_class_that_a_test_split_is_cut_from_is_remarked(tmp_path):
+    fill(tmp_path, {"a": 5, "b": 5})
+    assert not any("training images, too" in note for note in load_source(str(tmp_path)).notes)
+    for index in range(5):  # two of the ten are kept for the test; the twin of one is among the other eight
+        shutil.copy(tmp_path / "a" / f"{index:03d}.png", tmp_path / "a" / f"{index:03d}-copy.png")
+    assert any("of 3 test images are training images, too" in note for note in load_source(str(tmp_path)).notes)
 
 
 def test_images_that_stay_on_disk_are_told_apart_by_their_content(three):

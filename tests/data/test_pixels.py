@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from safa.data.pixels import fingerprint, statistics
+from safa.data.pixels import fingerprint, image_hashes, statistics
 from safa.data.types import Split
 from safa.errors import UserError
 
@@ -43,6 +45,18 @@ def test_a_fingerprint_of_files_changes_with_their_content_and_order_but_not_wit
     assert mark(c=b"x", d=b"yz") == first
     others = {mark(a=b"x", b=b"yy"), mark(a=b"y", b=b"yz"), mark(a=b"yz", b=b"x"), mark(a=b"xy", b=b"z")}
     assert len({first, *others}) == 5
+
+
+def test_hashes_of_images_tell_which_are_the_same(tmp_path):
+    images = np.zeros((3, 3, 2, 2), dtype=np.uint8)
+    images[1, 0, 0, 1] = 1
+    first, second, third = image_hashes(Split(np.arange(3), images))
+    assert first == third != second
+    for name, content in {"a": b"x", "b": b"y"}.items():
+        (tmp_path / name).write_bytes(content)
+    files = Split(np.arange(2), paths=(tmp_path / "a", tmp_path / "b"))
+    assert image_hashes(files) == [hashlib.sha256(b"x").digest(), hashlib.sha256(b"y").digest()]
+    assert fingerprint([files], [image_hashes(files)]) == fingerprint([files])
 
 
 def test_a_file_that_is_gone_when_it_is_hashed_is_named(tmp_path):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Column, Table
 
 from safa.commands.console import out, say
 from safa.errors import UserError, closest
+
+if TYPE_CHECKING:
+    from safa.data.dataset import LongTailed
 
 
 def data(
@@ -37,13 +40,22 @@ def data(
         recipes.check_factor_counts(spec)
     loaded = load(spec)
     described = tail.describe(loaded.source.class_names, loaded.subset.class_counts, spec.head_ratio)
-    say(tail.render(described))
+    say(f"{tail.render(described)}\n\n{_held_out(loaded)}")
     for remark in loaded.remarks:
         say(remark)
     if png is not None:
         tail.save_png(described, png)
         say(f"picture: {png}")
     return 0
+
+
+def _held_out(loaded: LongTailed) -> str:
+    """How many images there are to test on, and how many to choose settings on."""
+    counts, validation = loaded.test_counts, loaded.validation
+    least, most = int(counts.min()), int(counts.max())
+    per_class = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    chosen_on = "no validation images" if validation is None else f"{len(validation):,} validation images"
+    return f"{counts.sum():,} test images, {per_class} in a class; {chosen_on}"
 
 
 def list_names(what: str | None) -> int:

@@ -11,8 +11,9 @@ import numpy as np
 
 from safa import recipe as recipes
 from safa.data.listing import first_few
-from safa.data.longtail import Subset, draw_subset, shot_groups
+from safa.data.longtail import Subset, count_labels, draw_subset, shot_groups
 from safa.data.sources import Source, Split, load_source
+from safa.data.types import IntArray
 from safa.errors import UserError
 
 
@@ -32,6 +33,11 @@ class LongTailed:
     def class_counts(self) -> list[int]:
         """Training images per class."""
         return [int(count) for count in self.subset.class_counts]
+
+    @property
+    def test_counts(self) -> IntArray:
+        """Test images per class."""
+        return count_labels(self.source.test.labels, self.num_classes)
 
     @cached_property
     def train(self) -> Split:
@@ -76,6 +82,12 @@ class LongTailed:
             )
         if skipped:
             remarks.append(f"{len(skipped)} unreadable files were left out: {first_few(skipped)}")
+        untested = [self.source.class_names[c] for c in np.flatnonzero(self.test_counts == 0)]
+        if untested:
+            remarks.append(
+                f"{len(untested)} of {self.num_classes} classes have no test image, so nothing will be known of them: "
+                f"{first_few(untested)}"
+            )
         return tuple(remarks)
 
     def facts(self) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from PIL import Image
 from safa.data import images as image_files
 from safa.data.images import CorruptImageError
 from safa.data.longtail import count_labels, stratified_split
-from safa.data.pixels import fingerprint, statistics
+from safa.data.pixels import fingerprint, image_hashes, statistics
 from safa.data.types import ByteArray, IntArray, Source, Split
 from safa.errors import UserError
 
@@ -82,6 +82,7 @@ def load(listing: Listing, *, image_size: int | None, on_corrupt: OnCorrupt, in_
         if not len(split):
             raise UserError(f"no image of the {kind} split of {listing.name!r} could be read; mend its files")
     mean, std = statistics(sample)
+    hashes = {kind: image_hashes(split) for kind, split in read.items()}
     return Source(
         name=listing.name,
         class_names=listing.class_names,
@@ -94,8 +95,8 @@ def load(listing: Listing, *, image_size: int | None, on_corrupt: OnCorrupt, in_
         # Cutting a random part out of a small image leaves nothing to recognise.
         default_augmentation="resized_crop" if image_size >= 96 else "crop_flip",
         skipped=skipped,
-        fingerprint=fingerprint(list(read.values())),
-        notes=(*listing.notes, *_dark(sample)),
+        fingerprint=fingerprint([*read.values()], [*hashes.values()]),
+        notes=(*listing.notes, *_dark(sample), *_overlaps(listing, read, hashes)),
     )
 
 
@@ -127,12 +128,10 @@ def _with_test_split(listing: Listing) -> Listing:
             f"{listing.name!r} has no test split, and no class has the {round(1 / TEST_FRACTION)} images it "
             f"takes to cut one; add a test split"
         )
-    untested = int((count_labels(train.labels[cut], num_classes) == 0).sum())
     note = f"no test split: {len(cut)} training images ({TEST_FRACTION:.0%} of each class) are kept for it"
-    note += f"; {untested} of {num_classes} classes are too small to give one" if untested else ""
     if "validation" in listing.splits:  # as ImageNet comes, whose val/ papers test on
         note += "; the validation split is for choosing settings: to test on it, and train on all images, call it test"
-    splits = {**listing.splits, "train": _rows(train, kept), "test": _rows(train, cut)}
+    splits = {**listing.splits, "train": train.take(kept), "test": train.take(cut)}
     return replace(listing, splits=splits, notes=(*listing.notes, note))
 
 
@@ -172,9 +171,9 @@ def _decoded(split: Split, image_size: int) -> tuple[Split, list[CorruptImageErr
     outcomes = image_files.in_threads(fill, range(len(split)))
     errors = [outcome for outcome in outcomes if outcome is not None]
     if not errors:
-        return Split(split.labels, images), errors
-    good = np.array([outcome is None for outcome in outcomes])
-    return Split(split.labels[good], images[good]), errors
+        return Split(split.labels, images, split.paths), errors
+    good = np.flatnonzero([outcome is None for outcome in outcomes])
+    return Split(split.labels, images, split.paths).take(good), errors
 
 
 def _checked(split: Split) -> tuple[Split, list[CorruptImageError]]:
@@ -204,6 +203,19 @@ def _dark(sample: ByteArray) -> tuple[str, ...]:
     return (f"no pixel is brighter than {brightest} of 255; scale values of 12 bits in 16-bit files to 65535",)
 
 
+def _overlaps(listing: Listing, splits: Mapping[str, Split], hashes: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
+    """A note on each split that has images of the training split in it: what is measured on them flatters."""
+    trained = set(hashes["train"])
+    for kind in ("validation", "test"):
+        twice = [place for place, image in enumerate(hashes.get(kind, ())) if image in trained]
+        if twice:
+            names = first_few([listing.shown(splits[kind].paths[place]) for place in twice])
+            yield (
+                f"{len(twice)} of {len(splits[kind])} {kind} images are training images, too, so errors look smaller "
+                f"than they are; keep one copy of each: {names}"
+            )
+
+
 def _seeded_choice(total: int, number: int) -> IntArray:
     return np.sort(np.random.RandomState(0).permutation(total)[:number])
 
@@ -223,9 +235,4 @@ def _without(split: Split, errors: Sequence[CorruptImageError]) -> Split:
     if not errors:
         return split
     bad = {error.file for error in errors}
-    return _rows(split, np.array([i for i, path in enumerate(split.paths) if str(path) not in bad], dtype=np.int64))
-
-
-def _rows(split: Split, indices: IntArray) -> Split:
-    """Some of the files of a split that stays on disk."""
-    return Split(split.labels[indices], paths=tuple(split.paths[index] for index in indices))
+    return split.take(np.array([i for i, path in enumerate(split.paths) if str(path) not in bad], dtype=np.int64))

@@ -1,4 +1,4 @@
-"""What is computed from all pixels of a data set: mean and deviation of the channels, and a fingerprint."""
+"""What is computed from all pixels of a data set: mean and deviation of the channels, hashes, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -31,25 +31,42 @@ def statistics(images: ByteArray) -> tuple[Channels, Channels]:
     return _channels(mean), _channels(std)
 
 
-def fingerprint(splits: Sequence[Split]) -> str:
+def image_hashes(split: Split) -> list[bytes]:
+    """SHA-256 of each image: of its pixels in memory, of the content of its file on disk.
+
+    Raises:
+        CorruptImageError: if a file cannot be read.
+    """
+    if split.images is not None:
+        return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in split.images]
+    hashes = list[bytes]()
+    for outcome in in_threads(content_hash, split.paths):
+        if isinstance(outcome, CorruptImageError):
+            raise outcome
+        hashes.append(outcome)
+    return hashes
+
+
+def fingerprint(splits: Sequence[Split], hashes: Sequence[Sequence[bytes]] | None = None) -> str:
     """SHA-256 (hex) that changes when labels or images change, and not when files get another name or place.
 
     Of images in memory it covers the pixels, of images on disk the content of their files. To read these once
     more is little beside decoding them in every epoch.
 
+    Args:
+        splits: what it covers.
+        hashes: ``image_hashes`` of each split; files are read for them where they are not given.
+
     Raises:
         CorruptImageError: if a file cannot be read.
     """
     digest = hashlib.sha256()
-    for split in splits:
+    for index, split in enumerate(splits):
         digest.update(np.ascontiguousarray(split.labels, dtype="<i8").tobytes())
         if split.images is not None:
             digest.update(np.ascontiguousarray(split.images).data)
-            continue
-        for outcome in in_threads(content_hash, split.paths):
-            if isinstance(outcome, CorruptImageError):
-                raise outcome
-            digest.update(outcome)
+        else:
+            digest.update(b"".join(image_hashes(split) if hashes is None else hashes[index]))
     return digest.hexdigest()
 
 

@@ -20,8 +20,8 @@ class Split:
     Attributes:
         labels: shape (n,), int64.
         images: shape (n, 3, h, w), uint8, RGB; None when they stay on disk.
-        paths: n files, when ``images`` is None; decode one with ``safa.data.images.decode(path,
-            image_size)``.
+        paths: the n files they come from, or none for images that had no file each. Where ``images`` is None,
+            decode one with ``safa.data.images.decode(path, image_size)``.
     """
 
     labels: IntArray
@@ -34,7 +34,7 @@ class Split:
     def take(self, indices: IntArray) -> Split:
         """The images at ``indices``, in that order."""
         images = None if self.images is None else self.images[indices]
-        paths = tuple(self.paths[i] for i in indices) if self.images is None else ()
+        paths = tuple(self.paths[i] for i in indices) if self.paths else ()
         return Split(self.labels[indices], images, paths)
 
 
