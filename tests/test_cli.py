@@ -288,6 +288,24 @@ def test_your_own_folder_trains_with_a_word_on_what_was_decided(call, files, tmp
     assert re.search(r"\nphotos, factor 2, resnet8 *\n", out)
     assert str(tmp_path) not in (folder / "report.html").read_text()
     assert "name: …/photos\n" in (folder / "report.html").read_text()
+    own[1] = f"{tmp_path}/./photos/"  # is no other run
+    _, out, _ = call("train", files[1], *own, "--out", tmp_path / "runs")
+    assert f"{folder} was finished before" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("photos/", "photos"),
+        ("./photos", "photos"),
+        ("a//b/../photos", "a/photos"),
+        ("digits", "digits"),
+        ("./digits", "./digits"),
+        ("", ""),
+    ],
+)
+def test_a_path_written_otherwise_is_the_same_data_set_and_a_folder_is_not_taken_for_a_built_in_one(given, path):
+    assert training.spelled_once(given) == path
 
 
 # --- looking -----------------------------------------------------------------------------------------------

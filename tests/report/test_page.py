@@ -100,6 +100,14 @@ def test_the_comparison_names_its_baseline_and_all_methods(whole):
     assert "no epoch was chosen on the test set" in section(whole, "settings")
 
 
+def test_what_was_changed_in_all_runs_stands_once_and_in_no_name(tmp_path):
+    runs = write_comparison(tmp_path / "runs", ("LDAM", "LDAM-DRW"), 2, changes=["batch_size=8"], **BARE)
+    html = page.render(compare([read_run(run) for run in runs], "LDAM (batch_size=8)"))
+    assert "Against LDAM, seed by seed" in section(html, "summary")
+    assert "Changed in all runs: batch_size=8." in section(html, "summary")
+    assert html.count("batch_size=8") == 1
+
+
 def test_loss_terms_and_stages_are_drawn(whole):
     training = section(whole, "training")
     assert "term: cycle reconstruction" in training

@@ -238,7 +238,7 @@ def test_no_figure_is_cut_beside_names_of_any_length_and_ten_seeds():
             assert re.search(rf"(?<!\S)±{figure.sd:.2f}(?!\S)", text)
 
 
-def test_what_was_changed_in_all_rows_is_a_note_in_the_terminal():
+def test_what_was_changed_in_all_rows_is_a_note():
     both, own = {"changes": ["batch_size=8", "a=[b]"]}, {"changes": ["batch_size=8", "seed=1"]}
     rows = tables.summarise([*results("CE", [0], **both), *results("CE-SAFA", [0], **own)])
     text = terminal(rows, width=200)
@@ -246,7 +246,20 @@ def test_what_was_changed_in_all_rows_is_a_note_in_the_terminal():
     assert re.search(r"\nCE-SAFA \(seed=1\) +1 +58\.00", text)
     assert text.count("batch_size=8") == 1
     assert "Changed in all rows: batch_size=8." in text
-    assert "CE (batch\\_size=8, a=[b])" in tables.to_markdown(rows)
+    markdown = tables.to_markdown(rows)
+    assert "| CE (a=[b]) | 1 | 61.00 |" in markdown
+    assert markdown.count("batch\\_size=8") == 1
+    assert markdown.endswith("Changed in all rows: batch\\_size=8.")
+
+
+@pytest.mark.parametrize("baseline", ["CE (a=[b])", "CE (batch_size=8, a=[b])"])
+def test_paired_rows_are_named_without_what_was_changed_in_all_of_them(baseline):
+    both, own = {"changes": ["batch_size=8", "a=[b]"]}, {"changes": ["batch_size=8", "seed=1"]}
+    lines = [*results("CE", **both), *results("CE-SAFA", **own)]
+    (pair,) = tables.paired(lines, baseline)
+    assert (pair.method, pair.baseline, pair.seeds) == ("CE-SAFA (seed=1)", "CE (a=[b])", (0, 1, 2, 3, 4))
+    alone = [line | {"changes": ["batch_size=8"]} for line in results("CE")]
+    assert tables.paired(alone, "CE (batch_size=8)") == []
 
 
 def test_each_data_set_has_its_table_in_the_terminal_and_the_notes_come_once():

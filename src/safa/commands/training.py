@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def _load(path: Path, options: dict[str, Any], seed: int | None) -> Recipe:
 def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
     """What ``--set`` says, and the options that are short for a key."""
     short = {
-        "data.name": options["data"],
+        "data.name": spelled_once(options["data"]),
         "data.root": options["root"],
         "data.imbalance_factor": options["imbalance_factor"],
         "precision": options["precision"],
@@ -125,6 +126,17 @@ def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
         if short.get(key) is not None:
             raise UserError(f"{key} is set twice, by --set {override} and by its own option; leave one of them out")
     return [*options["set"], *(f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None)]
+
+
+def spelled_once(data: str | None) -> str | None:
+    """A data set's path however it was written, for ``photos/`` and ``./photos`` are no other run than ``photos``.
+
+    A folder that is called as a built-in set stays told apart from it, as in ``./digits``.
+    """
+    from safa.catalog import DATASETS
+
+    path = os.path.normpath(data) if data else data
+    return data if path in DATASETS else path
 
 
 def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:

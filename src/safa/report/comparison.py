@@ -29,6 +29,7 @@ class Comparison:
         class_names: by class id, length k.
         counts: training images by class id, shape (k,).
         groups: group name -> class ids, for the groups that have classes, from many to few.
+        changes: ``key=value`` that all runs set otherwise than their recipes.
     """
 
     runs: tuple[Run, ...]
@@ -38,6 +39,7 @@ class Comparison:
     class_names: tuple[str, ...]
     counts: IntArray
     groups: dict[str, IntArray]
+    changes: tuple[str, ...] = ()
 
     @property
     def first(self) -> Line:
@@ -131,7 +133,10 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
     if not runs:
         raise UserError("no run to report on; give at least one run folder")
     _refuse_mixture(runs)
-    labels = rows.labels([run.result for run in runs])
+    results = [run.result for run in runs]
+    told_apart, changes = rows.without_shared_changes(results)
+    labels = rows.labels(told_apart)
+    baseline = None if baseline is None else rows.shorter_label(baseline, results)
     _refuse_twice(runs, labels)
     methods = tuple(dict.fromkeys(labels))
     if baseline is not None and baseline not in methods:
@@ -146,6 +151,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
         class_names=tuple(_on_one_line(str(name)) for name in result["class_names"]),
         counts=np.array(result["class_counts"], dtype=np.int64),
         groups={name: ids for name, ids in groups.items() if len(ids)},
+        changes=changes,
     )
 
 

@@ -113,6 +113,19 @@ def labels(lines: Sequence[Line]) -> list[str]:
     return [_label(line["method"], found) for line, found in zip(lines, _distinctions(lines), strict=True)]
 
 
+def without_shared_changes(lines: Sequence[Line]) -> tuple[list[Line], tuple[str, ...]]:
+    """The lines without the changes to their recipes that all of them share, and these: they tell nothing apart."""
+    first = lines[0].get("changes", []) if lines else []
+    shared = tuple(change for change in first if all(change in line.get("changes", []) for line in lines))
+    kept = [[change for change in line.get("changes", []) if change not in shared] for line in lines]
+    return [{**line, "changes": changes} for line, changes in zip(lines, kept, strict=True)], shared
+
+
+def shorter_label(label: str, lines: Sequence[Line]) -> str:
+    """What a label of ``lines`` is without the changes that all of them share; any other text as it is."""
+    return dict(zip(labels(lines), labels(without_shared_changes(lines)[0]), strict=True)).get(label, label)
+
+
 def _label(method: str, distinctions: Sequence[str]) -> str:
     return f"{method} ({', '.join(distinctions)})" if distinctions else method
 
@@ -201,13 +214,16 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
 def paired(lines: Iterable[Line], baseline: str) -> list[Paired]:
     """Compare every other method with ``baseline``, seed by seed, wherever the baseline was run.
 
+    Changes to the recipe that all lines share are in no name.
+
     Args:
         baseline: a method, or a label with its variant where the method alone is ambiguous.
 
     Raises:
         UserError: if no line belongs to the baseline, with the names there are.
     """
-    blocks = grouped(list(lines))
+    lines = list(lines)
+    baseline, blocks = shorter_label(baseline, lines), grouped(without_shared_changes(lines)[0])
     if not any(baseline in methods for methods in blocks.values()):
         known = ", ".join(sorted({label for methods in blocks.values() for label in methods}))
         raise UserError(f"no result of the baseline {baseline!r}; there are {known or 'no results'}")

@@ -66,10 +66,14 @@ _FIGURES = {
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """Draw the rows as a GitHub table with its notes below; ends without a newline."""
-    headings = _headings(rows)
-    table = github.table(headings, [_cells(row, headings) for row in rows], left=_LEFT_ALIGNED)
-    return f"{table}\n\n{github.notes(_notes(rows))}"
+    """Draw the rows as a GitHub table with its notes below; ends without a newline.
+
+    What was changed in all rows stands in a note, and not in every name.
+    """
+    named, changed = _without_shared_distinctions(rows)
+    headings = _headings(named)
+    table = github.table(headings, [_cells(row, headings) for row in named], left=_LEFT_ALIGNED)
+    return f"{table}\n\n{github.notes([*_notes(rows), *changed])}"
 
 
 def paired_to_markdown(pairs: Sequence[Paired]) -> str:
@@ -91,16 +95,14 @@ def to_rich(rows: Sequence[Row], width: int = NARROWEST) -> Group:
     Args:
         width: columns of the terminal; fewer than 80 count as 80.
     """
-    shared = [part for part in rows[0].distinctions if all(part in row.distinctions for row in rows)]
+    named, changed = _without_shared_distinctions(rows)
     places: dict[str, list[Row]] = {}
-    for row in rows:
-        named = replace(row, distinctions=tuple(part for part in row.distinctions if part not in shared))
-        places.setdefault(f"{row.dataset}, factor {row.imbalance_factor:g}, {row.model}", []).append(named)
+    for row in named:
+        places.setdefault(f"{row.dataset}, factor {row.imbalance_factor:g}, {row.model}", []).append(row)
     drawn = []
     for place, here in places.items():
         headings = [heading for heading in _headings(here) if heading not in _PLACE]
         drawn.append(_rich(place, headings, [_cells(row, headings) for row in here], width))
-    changed = [f"Changed in all rows: {', '.join(shared)}."] if shared else []
     return _below_each_other(drawn, [*_notes(rows), *changed])
 
 
@@ -116,6 +118,14 @@ def paired_to_rich(pairs: Sequence[Paired], width: int = NARROWEST) -> Group:
         for place, here in places.items()
     ]
     return _below_each_other(drawn, [PAIRED_NOTE])
+
+
+def _without_shared_distinctions(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """The rows by shorter names, and the note that says what is left out of all of them."""
+    first = rows[0].distinctions if rows else ()
+    shared = [part for part in first if all(part in row.distinctions for row in rows)]
+    named = [replace(row, distinctions=tuple(part for part in row.distinctions if part not in shared)) for row in rows]
+    return named, [f"Changed in all rows: {', '.join(shared)}."] if shared else []
 
 
 def _below_each_other(drawn: Sequence[Table], notes: Sequence[str]) -> Group:

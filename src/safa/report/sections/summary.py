@@ -24,11 +24,13 @@ def summary(comparison: Comparison) -> str:
     shown = [*[column for column in columns if any(getattr(row, column[1]) for row in rows)], best]
     body = [[escaped(row.label), str(row.n), *_errors(row, rows, shown)] for row in rows]
     grouped = "; ".join(describe_group(comparison, group) for group in comparison.groups)
+    changes = ", ".join(comparison.changes)
     note = (
         f"Top-1 error in per cent of the test set at the last epoch, lower is better; mean ± sample "
         f"standard deviation over seeds; lowest mean in bold. Groups: {grouped}. {BEST_NOTE}"
         f"{f' {ECE_NOTE}' if any(row.ece for row in rows) else ''}"
         f"{f' {VALIDATION_NOTE}' if any(row.validation for row in rows) else ''}"
+        f"{f' Changed in all runs: {changes}.' if changes else ''}"
     )
     return (
         table(["method", "seeds", *(title for title, _ in shown)], body, figures_from=1)
