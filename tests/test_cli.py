@@ -206,9 +206,9 @@ def changed(tiny_recipe, tmp_path_factory) -> tuple[Path, str]:
 
 def test_a_comparison_with_a_changed_setting_has_its_page_and_its_differences(changed):
     folder, printed = changed
-    assert re.search(r"\ndigits, factor 20, resnet8: against TINY \(batch_size=32\) *\n", printed)
-    assert re.search(r"\nTINY-TOO \(batch_size=32\) +2 +0\.00 ±0\.00 ", printed)
-    assert "Against TINY (batch_size=32), seed by seed" in (folder / "runs" / "comparison.html").read_text()
+    assert re.search(r"\ndigits, factor 20, resnet8: against TINY *\n", printed)
+    assert re.search(r"\nTINY-TOO +2 +0\.00 ±0\.00 ", printed)
+    assert "Against TINY, seed by seed" in (folder / "runs" / "comparison.html").read_text()
 
 
 def test_a_setting_changed_in_all_rows_stands_below_the_table_and_not_in_its_names(changed):
@@ -341,6 +341,45 @@ def test_report_of_lines_is_a_table(call, compared):
     status, printed, _ = call("report", out / "lines.jsonl")
     assert status == 0
     assert "LDAM-DRW-SAFA" in printed
+
+
+def test_report_of_a_folder_of_runs_is_one_of_the_runs_in_it(call, compared, tmp_path):
+    out, _ = compared
+    runs = tmp_path / "runs"
+    for name in ("drw-seed0", "safa-seed0", "safa-seed1"):
+        shutil.copytree(out / name, runs / name)
+    named = [runs / "drw-seed0", runs / "safa-seed0"]
+    (runs / "safa-seed1" / "result.json").unlink()
+    status, printed, err = call("report", runs, "--baseline", "LDAM-DRW")
+    assert (status, err) == (0, f"{runs / 'safa-seed1'} is not finished, and left out\n")
+    assert printed == call("report", *named, "--baseline", "LDAM-DRW")[1]
+    call("report", runs, "--output", tmp_path / "page.html")
+    call("report", *named, "--output", tmp_path / "same.html")
+    assert (tmp_path / "page.html").read_text() == (tmp_path / "same.html").read_text()
+    for name in ("drw-seed0", "safa-seed0"):
+        (runs / name / "result.json").unlink()
+    going_on = f"'safa train --resume {runs / 'drw-seed0'}' goes on with"
+    assert call("report", runs) == (2, "", f"safa: no run in {runs} is finished; {going_on} the first\n")
+    error = f"safa: {runs / 'drw-seed0'} is a run that is not finished; {going_on} it\n"
+    assert call("report", runs / "drw-seed0") == (2, "", error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "nowhere", "nothing.png", "--output"),
+        ("report", "nowhere", "--output"),
+        ("report", "nowhere", "--features"),
+        ("report", "nowhere", "--tradeoff"),
+        ("data", "nowhere", "--png"),
+    ],
+)
+def test_a_folder_where_a_file_is_to_be_written_is_refused_before_anything_is_read(call, words, tmp_path):
+    error = f"safa: cannot write {tmp_path}: it is a folder; name a file in it\n"
+    assert call(*words, tmp_path) == (2, "", error)
+    (tmp_path / "file").write_text("")
+    status, _, err = call(*words, tmp_path / "file" / "inside")
+    assert (status, "is a file, not a folder; name another place" in err) == (2, True)
 
 
 def test_report_as_markdown_keeps_a_row_on_a_line(call, compared):

@@ -24,8 +24,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         UserError: for a full disk or a folder that cannot be written; what stood at ``path`` is untouched.
     """
-    if not path.name:  # "." and "/" have none to write beside
-        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+    _refuse_folder(path)
     # Not the number of the process: containers that share a disk count theirs alike.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -47,6 +46,21 @@ def remove_halves(folder: Path) -> None:
     """Remove what a process that was killed while it wrote has left in a folder that nobody else writes to."""
     for half in folder.glob(".*.part"):
         half.unlink(missing_ok=True)
+
+
+def refuse_unwritable_file(path: Path) -> None:
+    """Say before the work what can be said of a file that is written after it; nothing is made.
+
+    Raises:
+        UserError: if it is a folder, or nothing can be written in the folder it is to lie in.
+    """
+    _refuse_folder(path)
+    refuse_unwritable(path.absolute().parent)
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
 
 
 def refuse_unwritable(folder: Path) -> None:

@@ -12,9 +12,6 @@ from safa.data.dataset import LongTailed
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
 
-RESULT = "result.json"
-"""The file of a run's folder that holds its result line: a run is finished when it exists."""
-
 
 @dataclass(frozen=True)
 class Job:

@@ -21,11 +21,12 @@ from safa.data.dataset import LongTailed, load
 from safa.deploy.network import fill
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
-from safa.job import RESULT, Job, describe, job_of, refuse_another_recipe, refuse_other_images
+from safa.job import Job, describe, job_of, refuse_another_recipe, refuse_other_images
 from safa.parts import Parts
 from safa.plan import epochs_of, remarks, shared_epochs
 from safa.progress import Progress
 from safa.report import lines
+from safa.report.lines import RESULT
 from safa.train import Trainer
 
 Say = Callable[[str], None]

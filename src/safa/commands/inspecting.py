@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Column, Table
 
 from safa.commands.console import out, say
 from safa.errors import UserError, closest
+from safa.files import refuse_unwritable_file
 
 if TYPE_CHECKING:
     from safa.data.dataset import LongTailed
@@ -29,6 +30,8 @@ def data(
     from safa.data import tail
     from safa.data.dataset import load
 
+    if png is not None:
+        refuse_unwritable_file(Path(png))
     if imbalance_factor is None and (profile in ("exponential", "step") or largest is not None):
         raise UserError("to draw a tail, name its length, too: --imbalance_factor X, largest over smallest class")
     shape = profile or ("exponential" if imbalance_factor is not None else "as_found")

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.console import out, say
+from safa.commands.console import out, say, warn
 from safa.errors import UserError
+from safa.files import refuse_unwritable_file
+from safa.report.lines import RESULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,9 @@ def report(
 ) -> int:
     """Tables of lines or of the paper, a page or charts, the tables of a text file, or titles of recipes."""
     written = {"tradeoff": tradeoff, "features": features, "into": into, "recipes": recipes}
+    for path in filter(None, (output, tradeoff, features)):
+        refuse_unwritable_file(Path(path))
+    paths = [inner for path in paths for inner in _runs_inside(path)]
     named = [path for path in paths if _is_paper_table(path)]
     _refuse_beside(written, {"output": output, "baseline": baseline, "markdown": markdown or None}, named)
     if recipes is not None and named:
@@ -128,9 +133,33 @@ def _lines(paths: Any) -> Any:
 
     found: Any = []
     for path in map(Path, paths):
-        is_run = any((path / name).exists() for name in ("result.json", "recipe.yaml"))
-        found += lines.read(path / "result.json" if is_run else path)
+        if _is_run(path) and not _is_finished(path):
+            raise UserError(f"{path} is a run that is not finished; 'safa train --resume {path}' goes on with it")
+        found += lines.read(path / RESULT if _is_run(path) else path)
     return found
+
+
+def _runs_inside(path: str) -> list[str]:
+    """The finished runs of a folder of run folders, by name; any other path as it is."""
+    folder = Path(path)
+    if not folder.is_dir() or _is_run(folder) or any(folder.glob("*.jsonl")):
+        return [path]
+    runs = sorted(inner for inner in folder.iterdir() if _is_run(inner))
+    finished = [run for run in runs if _is_finished(run)]
+    if runs and not finished:
+        raise UserError(f"no run in {path} is finished; 'safa train --resume {runs[0]}' goes on with the first")
+    for run in runs:
+        if run not in finished:
+            warn(f"{run} is not finished, and left out")
+    return [str(run) for run in finished] or [path]
+
+
+def _is_run(folder: Path) -> bool:
+    return _is_finished(folder) or (folder / "recipe.yaml").exists()
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / RESULT).exists()
 
 
 def _results_folder() -> str:

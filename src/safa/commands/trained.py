@@ -32,11 +32,13 @@ def predict(
 ) -> int:
     """Classify files, to a file or to standard output."""
     from safa.deploy import network, predict
-    from safa.files import write_atomically
+    from safa.files import refuse_unwritable_file, write_atomically
 
     writers = {"csv": predict.to_csv, "json": predict.to_json}
     if format not in writers:
         raise UserError(f"format must be csv or json, got {format!r}{closest(format, writers)}")
+    if output is not None:
+        refuse_unwritable_file(Path(output))
     deployed = network.load_run(Path(run))
     for note in deployed.notes:
         warn(note)

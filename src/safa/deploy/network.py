@@ -14,6 +14,7 @@ from safa import assembly, checkpoint
 from safa import recipe as recipes
 from safa.errors import UserError
 from safa.files import read_json
+from safa.report.lines import RESULT
 
 _RUN_FILES = ("recipe.yaml", "data.json")
 
@@ -163,7 +164,7 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _notes(run: Path, recipe: recipes.Recipe, state: Mapping[str, Any]) -> tuple[str, ...]:
-    if (run / "result.json").exists():
+    if (run / RESULT).exists():
         return ()
     steps = f" and {state['step']} steps of the next" if state.get("step") else ""
     done = f"{state['done']} of {recipe.epochs} epochs{steps}"

@@ -102,11 +102,13 @@ def read_run(folder: Path | str) -> Run:
 def _result(folder: Path) -> lines.Line:
     if not folder.is_dir():
         raise UserError(f"no run folder {folder}; give a folder that a training run wrote")
-    file = folder / "result.json"
+    file = folder / lines.RESULT
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no result.json in {folder}: the run has not finished; resume it first") from None
+        raise UserError(
+            f"no result.json in {folder}: the run is not finished; 'safa train --resume {folder}' goes on with it"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     if not isinstance(result, dict):
