@@ -195,7 +195,25 @@ def test_a_class_folder_may_itself_be_a_link(tmp_path):
 def test_a_class_folder_without_an_image_is_named(three):
     (three / "train" / "dog").mkdir()
     (three / "train" / "dog" / "readme.txt").touch()
-    with pytest.raises(UserError, match=r"1 of 4 classes of .* have no training image: dog; add images"):
+    with pytest.raises(UserError, match=r"1 of 4 classes of .* have no training image: dog; add images .*: 1 \.txt$"):
+        load_source(str(three))
+
+
+def test_files_that_are_no_images_by_their_endings_are_counted(three):
+    for name in ("a.HEIC", "deep/b.heic", "notes.txt", "LICENSE", ".hidden.heic", "__MACOSX/c.heic"):
+        (three / "train" / "ant" / name).parent.mkdir(exist_ok=True)
+        (three / "train" / "ant" / name).touch()
+    (three / "test" / "bee" / "d.heic").touch()
+    note = "files that are no images by their endings are passed over: 3 .heic, 1 without an ending, 1 .txt"
+    assert load_source(str(three), image_size=32).notes == (note,)
+
+
+@pytest.mark.parametrize("place", ["test", "train/dog", "val/ant"])
+def test_a_link_that_leads_nowhere_where_a_split_or_a_class_is_expected_is_named(three, place):
+    if (three / place).exists():
+        shutil.rmtree(three / place)
+    (three / place).symlink_to(three / "gone")
+    with pytest.raises(UserError, match=f"the link '.*{place}' leads nowhere; mend it or remove it"):
         load_source(str(three))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from safa.data.images import EXTENSIONS
-from safa.data.listing import SPLIT_NAMES, Listing
+from safa.data.listing import SPLIT_NAMES, Listing, first_few
 from safa.data.types import Split
 from safa.errors import UserError
 
@@ -19,12 +20,12 @@ def list_folder(root: Path, name: str) -> Listing:
 
     Folders of splits go by any name of ``SPLIT_NAMES``, in upper or lower case. Class names are the sorted
     names of the folders in ``train/``; images may lie deeper inside. Files that are no images by their
-    extension, hidden files and ``__MACOSX`` are passed over, and no folder is entered twice. A folder without
-    ``train/`` that holds class folders is itself taken as the training split.
+    extension are passed over with a note, hidden files and ``__MACOSX`` without one, and no folder is entered
+    twice. A folder without ``train/`` that holds class folders is itself taken as the training split.
 
     Raises:
-        UserError: if a folder cannot be read, two are for one split, the name of a class is not UTF-8, a class
-            has no image, or a class of ``val/`` or ``test/`` is not in ``train/``.
+        UserError: if a folder cannot be read, a link leads nowhere, two folders are for one split, the name of a
+            class is not UTF-8, a class has no image, or a class of ``val/`` or ``test/`` is not in ``train/``.
     """
     found = _split_folders(root)
     notes: tuple[str, ...] = ()
@@ -35,15 +36,19 @@ def list_folder(root: Path, name: str) -> Listing:
             raise UserError(f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/")
         train, notes = root, ("there is no train/ folder: the class folders are taken as the training split",)
     class_names = _class_names(train)
-    splits = {"train": _list_split(train, root, class_names)}
+    others = Counter[str]()
+    splits = {"train": _list_split(train, root, class_names, others)}
     for kind in ("validation", "test"):
         if kind in found:
-            splits[kind] = _list_split(found[kind], root, class_names)
+            splits[kind] = _list_split(found[kind], root, class_names, others)
             _require_images(found[kind], splits[kind])
+    notes = (*notes, *_passed_over(others))
     return Listing(name=name, base=root, class_names=class_names, splits=splits, notes=notes)
 
 
-def images_in(folder: Path, entered: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+def images_in(
+    folder: Path, entered: set[tuple[int, int]] | None = None, others: Counter[str] | None = None
+) -> Iterator[Path]:
     """Files that are images by their extension, in a folder and deep down, sorted within each folder.
 
     Hidden ones and ``__MACOSX`` are passed over.
@@ -51,6 +56,7 @@ def images_in(folder: Path, entered: set[tuple[int, int]] | None = None) -> Iter
     Args:
         folder: where to look.
         entered: identities of the folders not to enter, which grow by those that are: a link may lead back.
+        others: grows by the files that are no images, counted by their extensions.
 
     Raises:
         UserError: if a folder cannot be read.
@@ -61,9 +67,11 @@ def images_in(folder: Path, entered: set[tuple[int, int]] | None = None) -> Iter
         if _is_folder(entry):
             if _identity(path) not in entered:
                 entered.add(_identity(path))
-                yield from images_in(path, entered)
+                yield from images_in(path, entered, others)
         elif path.suffix.lower() in EXTENSIONS:
             yield path
+        elif others is not None:
+            others[path.suffix.lower() or "without an ending"] += 1
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -94,10 +102,19 @@ def _class_names(train: Path) -> tuple[str, ...]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in _entries(folder) if _is_folder(entry))
+    """The folders in a folder, by name.
+
+    Raises:
+        UserError: if a link leads nowhere: without its folder a class, or a split, would be missing unnoticed.
+    """
+    entries = _entries(folder)
+    for entry in entries:
+        if entry.is_symlink() and not Path(entry.path).exists():
+            raise UserError(f"the link {entry.path!r} leads nowhere; mend it or remove it")
+    return sorted(Path(entry.path) for entry in entries if _is_folder(entry))
 
 
-def _list_split(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split:
+def _list_split(folder: Path, root: Path, class_names: tuple[str, ...], others: Counter[str]) -> Split:
     classes = _folders(folder)
     unknown = [path.name for path in classes if path.name not in class_names]
     if unknown:
@@ -109,10 +126,17 @@ def _list_split(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split
     entered = {_identity(path) for path in (root, folder, *classes)}
     paths, labels = list[Path](), list[int]()
     for class_folder in classes:
-        found = list(images_in(class_folder, entered))
+        found = list(images_in(class_folder, entered, others))
         paths += found
         labels += [class_names.index(class_folder.name)] * len(found)
     return Split(np.array(labels, dtype=np.int64), paths=tuple(paths))
+
+
+def _passed_over(others: Counter[str]) -> Iterator[str]:
+    """A note on the files that are no images by their endings, if there are any."""
+    if others:
+        listed = first_few([f"{number} {ending}" for ending, number in others.most_common()])
+        yield f"files that are no images by their endings are passed over: {listed}"
 
 
 def _require_images(folder: Path, split: Split) -> None:

@@ -112,10 +112,8 @@ def _check_classes(listing: Listing, train: Split) -> None:
         raise UserError(f"{listing.name!r} has one class, {names[0]!r}; classification needs at least two")
     empty = [names[c] for c in np.flatnonzero(count_labels(train.labels, len(names)) == 0)]
     if empty:
-        raise UserError(
-            f"{len(empty)} of {len(names)} classes of {listing.name!r} have no training image: "
-            f"{first_few(empty)}; add images or leave the class out"
-        )
+        found = f"{len(empty)} of {len(names)} classes of {listing.name!r} have no training image: {first_few(empty)}"
+        raise UserError("; ".join((found, "add images or leave the class out", *listing.notes)))
 
 
 def _with_test_split(listing: Listing) -> Listing:
