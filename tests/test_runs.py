@@ -193,7 +193,9 @@ def test_a_finished_run_is_not_taken_for_one_on_the_images_that_came_in_the_plac
     line = runs.run(job, Machine())
     assert runs.run(job, Machine(say=said.append)) == line
     write_photos(tmp_path / "photos", seed=1)
-    with pytest.raises(UserError, match="differ from those .* was trained on; name another folder with --out"):
+    with pytest.raises(
+        UserError, match="differ from those .* was trained on; name their folder with --root, or .* --out"
+    ):
         runs.run(job, Machine())
 
 
@@ -214,7 +216,7 @@ def test_a_folder_keeps_what_it_says_of_its_images_when_a_run_on_others_is_refus
 @pytest.mark.parametrize("name", ["result.json", "data.json"])
 def test_a_file_of_a_run_that_is_cut_short_is_called_so(name, content, copied, tiny_recipe, tiny_data):
     (copied / name).write_text(content)
-    with pytest.raises(UserError, match=rf"{name}.* delete the run's result\.json and train again"):
+    with pytest.raises(UserError, match=rf"{name}.* delete the run's result\.json and train its recipe again"):
         runs.run(Job("tiny", tiny_recipe, copied), Machine(), tiny_data)
     (copied / "result.json").unlink()
     line = runs.run(Job("tiny", tiny_recipe, copied), Machine(), tiny_data)  # as the message says

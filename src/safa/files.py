@@ -15,7 +15,10 @@ from safa.errors import UserError
 # Seconds to wait for a folder: processes that decode images for a killed one hold it until they notice, within five.
 PATIENCE = 6.0
 
-_REWRITE = "delete the run's result.json and train again: it goes on from its checkpoint and writes its files anew"
+_REWRITE = (
+    "delete the run's result.json and train its recipe again, without --resume: the run goes on from its checkpoint "
+    "and writes its files anew"
+)
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

@@ -278,7 +278,7 @@ def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], mach
         data, seedless = loaded[_data_key(job)], replace(job.recipe, seed=0)
         refuse_another_recipe(job)
         if (job.folder / RESULT).exists():
-            refuse_other_images(job, data, "name another folder with --out, or delete it to train anew")
+            refuse_other_images(job, data, "name their folder with --root, or for a new run another folder with --out")
             continue
         for folder in filter(None, (job.folder, machine.cache)):
             files.refuse_unwritable(folder)

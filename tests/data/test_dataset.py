@@ -83,7 +83,7 @@ def test_a_folder_gives_a_meta_set_beside_its_own_validation_split(folder):
     spec = Data(str(folder(val=(3, 3))), profile="as_found", image_size=8, meta_per_class=2)
     drawn = dataset.load(spec)
     assert (drawn.class_counts, len(drawn.meta), len(drawn.validation)) == ([10, 2], 4, 6)
-    with pytest.raises(UserError, match="class 1 has 4 images: with meta_per_class=4 none is left"):
+    with pytest.raises(UserError, match="class 'dog' has 4 images: with meta_per_class=4 none is left"):
         dataset.load(replace(spec, meta_per_class=4))
 
 
@@ -172,7 +172,7 @@ def test_the_facts_have_the_keys_they_had():
 
 
 def test_more_images_than_there_are_is_an_error_that_names_the_class():
-    with pytest.raises(UserError, match=r"class \d needs \d+ images for this profile but has"):
+    with pytest.raises(UserError, match=r"class '\d' needs \d+ images for this profile but has"):
         dataset.load(replace(TAIL, largest=1000))
 
 

@@ -235,6 +235,18 @@ def test_a_class_with_too_few_images_is_named_with_what_it_needs_and_has():
         draw_subset(labels, 3, imbalance_factor=4)
 
 
+def test_errors_call_classes_by_their_names_where_they_are_given():
+    def drawn(counts: list[int], **choices: object) -> None:
+        draw_subset(np.repeat([0, 1, 2], counts), 3, class_names=("ant", "bee", "cat"), **choices)
+
+    with pytest.raises(UserError, match="class 'bee' needs 50 images for this profile but has 10 "):
+        drawn([100, 10, 5], imbalance_factor=4)
+    with pytest.raises(UserError, match="class 'cat' has no training image"):
+        drawn([1, 1, 0], profile="as_found")
+    with pytest.raises(UserError, match="class 'bee' has 2 images: with validation_per_class=3 none is left"):
+        drawn([9, 2, 9], profile="as_found", validation_per_class=3)
+
+
 def test_a_class_without_an_image_is_named():
     with pytest.raises(UserError, match="class 1 has no training image"):
         draw_subset(np.array([0, 0, 2]), 3, profile="as_found")

@@ -130,6 +130,7 @@ def load(spec: recipes.Data) -> LongTailed:
         validation_per_class=spec.validation_per_class,
         validation_from=spec.validation_from,
         meta_per_class=spec.meta_per_class,
+        class_names=source.class_names,
     )
     if not len(source.test.labels):
         raise UserError(f"{spec.name} has no test images; nothing could be said about the result")

@@ -186,6 +186,7 @@ def draw_subset(
     validation_per_class: int = 0,
     validation_from: ValidationFrom = "any",
     meta_per_class: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> Subset:
     """Draw the long-tailed subset that a run trains on.
 
@@ -210,6 +211,7 @@ def draw_subset(
             leaves out fewer has fewer, and the training images are those of a run without validation.
         meta_per_class: images of each class taken out before the profile is laid over the rest, as the
             balanced set of meta re-weighting; 10 on CIFAR-LT.  [Shu et al. 2019]
+        class_names: what errors call the classes; their ids by default.
 
     Returns:
         A frozen ``Subset`` whose ``class_counts`` are those of the images left for training.
@@ -233,9 +235,10 @@ def draw_subset(
     spared = _spared(validation_from, validation_per_class, profile)
     labels = np.asarray(labels)
     available = count_labels(labels, num_classes)
-    _check_left(available, 0 if spared else validation_per_class, meta_per_class)
+    names = [str(c) for c in range(num_classes)] if class_names is None else [repr(name) for name in class_names]
+    _check_left(available, 0 if spared else validation_per_class, meta_per_class, names)
     wanted = _wanted_counts(available - meta_per_class, profile, imbalance_factor, largest)
-    _check_available(wanted, available - meta_per_class, meta_per_class)
+    _check_available(wanted, available - meta_per_class, meta_per_class, names)
     shuffled = order == "ldam" and (profile != "as_found" or validation_per_class + meta_per_class > 0)
     shuffle = np.random.RandomState(seed) if shuffled else None
     # Another stream than the shuffle's, so a validation split does not change which images are drawn.
@@ -352,26 +355,28 @@ def _wanted_counts(
     return wanted
 
 
-def _check_left(available: IntArray, validation_per_class: int, meta_per_class: int) -> None:
+def _check_left(available: IntArray, validation_per_class: int, meta_per_class: int, names: Sequence[str]) -> None:
     if not available.all():
-        raise UserError(f"class {int(np.argmin(available))} has no training image; leave the class out or add images")
+        raise UserError(
+            f"class {names[int(np.argmin(available))]} has no training image; leave the class out or add images"
+        )
     asked = {"validation_per_class": validation_per_class, "meta_per_class": meta_per_class}
     short = np.flatnonzero(available <= sum(asked.values()))
     if short.size:
-        names = " and ".join(f"{name}={number}" for name, number in asked.items() if number)
+        held_out = " and ".join(f"{name}={number}" for name, number in asked.items() if number)
         raise UserError(
-            f"class {short[0]} has {available[short[0]]} images: with {names} none is left to train on "
+            f"class {names[short[0]]} has {available[short[0]]} images: with {held_out} none is left to train on "
             f"({short.size} of {len(available)} classes are short); lower it or add images"
         )
 
 
-def _check_available(wanted: IntArray, available: IntArray, meta_per_class: int) -> None:
+def _check_available(wanted: IntArray, available: IntArray, meta_per_class: int, names: Sequence[str]) -> None:
     short = np.flatnonzero(wanted > available)
     if short.size:
         worst = short[0]
         beside = f" beside the {meta_per_class} of the meta set" if meta_per_class else ""
         raise UserError(
-            f"class {worst} needs {wanted[worst]} images for this profile but has {available[worst]}{beside} "
+            f"class {names[worst]} needs {wanted[worst]} images for this profile but has {available[worst]}{beside} "
             f"({short.size} of {len(wanted)} classes are short); raise imbalance_factor, lower largest"
             f"{' or meta_per_class' if meta_per_class else ''}, or use profile 'as_found'"
         )

@@ -119,7 +119,8 @@ def _located(name: str, root: Path | None) -> tuple[Path, Path]:
     inside = f" in {str(root)!r}" if root is not None else ""
     raise UserError(
         f"no data set named {name!r} and no such path{inside}{closest(name, BUILT_IN)}; "
-        f"there are {', '.join(BUILT_IN)}, or name a folder (train/CLASS/*.jpg) or a CSV file (path,label)"
+        f"there are {', '.join(BUILT_IN)}, or name a folder (train/CLASS/*.jpg) or a CSV file (path,label); "
+        f"--root names the folder that it lies in"
     )
 
 
