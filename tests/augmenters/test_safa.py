@@ -504,10 +504,35 @@ def test_reading_reach_is_the_whole_way_to_the_generated_feature_and_can_be_draw
     assert 0.8 < max(shares) <= 1
 
 
+def test_reading_reach_can_be_as_far_as_q_finds_it_probable_that_both_ends_are_of_one_class():
+    labels = [1, 1, 0, 0]
+    features = maps(labels)
+    whole, judged = (run(trained(reach=reach), features, labels) for reach in ("whole", "judged"))
+    q, rows = trained().pair_classifier, whole.features[4:].detach()
+    made = {}
+    for order in ([2, 3], [3, 2]):  # which of the two tail features comes first is drawn
+        tail = features[order]
+        share = torch.sigmoid(q(torch.cat([tail, rows], dim=1))).detach()
+        made[tuple(share.tolist())] = tail + share[:, None, None, None] * (rows - tail)
+    (share,) = [share for share, expected in made.items() if close(judged.features[4:].detach(), expected)]
+    assert 0 < min(share) < max(share) < 1
+    assert judged.diagnostics["reach"].item() == pytest.approx(sum(share) / 2)
+    assert judged.loss.item() == whole.loss.item()  # the terms are those of the generated feature
+
+
+def test_what_q_judges_of_a_row_teaches_q_nothing():
+    safa = trained(reach="judged")
+    out = run(safa, maps())
+    out.features[len(LABELS) :].square().sum().backward()
+    assert all(p.grad is None for p in safa.pair_classifier.parameters())
+    assert any(p.grad.abs().sum() > 0 for p in safa.generator.parameters())
+
+
+@pytest.mark.parametrize("reach", ["drawn", "judged"])
 @pytest.mark.parametrize("start", ["identity", "random"])
-def test_reading_reach_can_be_drawn_where_autocast_gives_modules_another_type_than_their_features(start):
+def test_reading_reach_can_be_short_where_autocast_gives_modules_another_type_than_their_features(start, reach):
     labels = [1, 1, 0]
-    safa = augmenter(start=start, reach="drawn")
+    safa = augmenter(start=start, reach=reach)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = run(safa, maps(labels).float(), labels)
     assert out.features.dtype == torch.float32
@@ -833,6 +858,7 @@ def test_settings_show_in_the_representation():
             "start must be one of identity, random, got 'identiy'; did you mean 'identity'",
         ),
         ({"reading": Reading(pairs="balance")}, "pairs must be one of balanced, random, got 'balance'"),
+        ({"reach": "judged", "contrastive": 0}, "reach is judged by Q, .* give contrastive a weight above 0"),
         ({"contrastive": -1.0}, "contrastive is a weight of at least 0, got -1.0"),
         ({"contrastive": float("nan")}, "contrastive is a weight of at least 0, got nan"),
         ({"contrastive": True}, "contrastive is a weight of at least 0, got True"),

@@ -35,9 +35,11 @@ from tests.conformance import toy
 CHANNELS = toy.Network.channels
 LABELS = [1, 0, 1, 2, 1, 0, 1, 1, 2, 1, 0, 1]
 
+JUDGED = "safa, as far as Q judges"
 OTHER_PAIRS = "safa, other pairs"  # its choices of who meets whom, how far and when
 WITH_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CATALOG["augmenter"]},
+    JUDGED: ("safa", {"reach": "judged"}),
     OTHER_PAIRS: ("safa", {"deltas": 2, "heads": "nearest", "tails": "classes", "reach": "drawn", "practice": True}),
 }
 

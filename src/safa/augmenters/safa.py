@@ -55,8 +55,9 @@ class Reading:
         tails: all tail pairs of a batch are moved equally often (``rows``), or in inverse proportion to the images
             of their class (``classes``), so that tail classes get about as many rows each. The rarest get fewer:
             shares are of a batch, and a rare class has most of those it is in, which are few.
-        reach: the row that the network gets is the ``whole`` way from the tail feature to the generated one, or at a
-            point ``drawn`` evenly between them. The terms see the generated one.
+        reach: the row that the network gets is the ``whole`` way from the tail feature to the generated one, at a
+            point ``drawn`` evenly between them, or as far as ``judged`` by Q: by the probability, which learns nothing
+            by it, that the two are of one class. The terms see the generated one.
         practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
     """
 
@@ -76,7 +77,7 @@ class Reading:
     deltas: int = 1
     heads: Literal["random", "nearest"] = "random"
     tails: Literal["rows", "classes"] = "rows"
-    reach: Literal["whole", "drawn"] = "whole"
+    reach: Literal["whole", "drawn", "judged"] = "whole"
     practice: bool = False
 
 
@@ -161,7 +162,10 @@ class SAFA(TailAugmenter):
         if not self.active:
             return Augmented(features, labels, loss, logged, diagnostics)
         new_labels = torch.cat([labels, labels[match.rows]])
-        made = generated.features if self.reading.reach == "whole" else generated.on_the_way()
+        made = generated.features
+        if self.reading.reach != "whole":
+            share = generated.drawn_share() if self.reading.reach == "drawn" else self._judged_share(generated)
+            made, diagnostics = generated.on_the_way(share), {**diagnostics, "reach": share.mean()}
         rows = torch.cat([features, self.as_given(made).to(features.dtype)])
         return Augmented(rows, new_labels, loss, logged, diagnostics)
 
@@ -279,6 +283,14 @@ class SAFA(TailAugmenter):
         logits = self.pair_classifier(torch.cat(rows_of(features, rows).chunk(2), dim=1))
         return terms.contrastive(logits, same, balanced), _accuracy(logits, same, generated)
 
+    @torch.no_grad()
+    def _judged_share(self, generated: _Generated) -> Tensor:
+        """How probable Q finds it that each row is of the class of the sample it was made from, shape (m,)."""
+        assert self.pair_classifier is not None
+        tail = generated.tail
+        logits: Tensor = self.pair_classifier(torch.cat([tail, generated.features.to(tail.dtype)], dim=1))
+        return lifted(logits).sigmoid()
+
 
 @dataclass(frozen=True)
 class _Generated:
@@ -296,9 +308,13 @@ class _Generated:
     floor: Tensor
     diagnostics: dict[str, Tensor]
 
-    def on_the_way(self) -> Tensor:
-        """Each row at a point of its own, drawn evenly between the sample and what was generated of it."""
+    def drawn_share(self) -> Tensor:
+        """For each row a share of its own of the way from the sample to what was generated of it, shape (m,)."""
         (share,) = placed(self.tail.device, torch.rand(len(self.tail), device=CPU))
+        return share
+
+    def on_the_way(self, share: Tensor) -> Tensor:
+        """Each row at its share of the way from the sample to what was generated of it."""
         features = self.features.to(self.tail.dtype)  # under autocast the modules may give another than they were given
         return torch.lerp(self.tail, features, share.to(self.tail.dtype)[:, None, None, None])
 
@@ -384,6 +400,8 @@ def _reading(reading: str | Reading, choices: dict[str, Any]) -> Reading:
     chosen = dataclasses.replace(reading, **choices)
     for name in names:
         _check_choice(name, getattr(chosen, name))
+    if chosen.reach == "judged" and not chosen.contrastive:
+        raise UserError("reach is judged by Q, which there is only with its term; give contrastive a weight above 0")
     return chosen
 
 

@@ -20,6 +20,7 @@ DIAGNOSTICS = {
     "pair_accuracy_generated": "Q right on pairs with a generated one (%)",
     "assigned_real": "real rows given their class (%)",
     "assigned_generated": "generated rows given their class (%)",
+    "reach": "share of the way that generated rows go",
     "images_weighing": "images that a step learns from, in effect (%)",
 }
 
