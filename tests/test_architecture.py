@@ -18,10 +18,10 @@ SOURCE = Path(safa.__file__).parent
 # A unit may import units of the rows above its own, and none of its own row.
 ROWS = [
     {"devices", "errors", "precision", "seeding", "stop", "types"},
-    {"classes", "crossing", "files", "sums"},
+    {"classes", "crossing", "files", "sums", "tracking"},
     {"recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
-    {"evaluate"},
+    {"evaluate", "provenance"},
     {"parts", "job"},
     {"train"},
     {"clouds", "deploy"},

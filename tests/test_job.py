@@ -15,7 +15,7 @@ from safa.job import Job, dataset_name, job_of
 def test_a_folder_that_is_no_run_is_called_so(lacking, tiny_run, tmp_path):
     copied = shutil.copytree(tiny_run, tmp_path / "copied")
     (copied / lacking).unlink()
-    with pytest.raises(UserError, match=f"is not the folder of a run: it holds no {lacking}"):
+    with pytest.raises(UserError, match=f"is no run folder: it has no {lacking}"):
         job_of(copied)
 
 

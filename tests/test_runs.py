@@ -525,7 +525,7 @@ def test_a_run_is_evaluated_with_the_classifier_of_its_last_stage(
 
 def test_a_run_without_a_checkpoint_is_not_evaluated_as_if_it_were_trained(copied):
     (copied / CHECKPOINT).unlink()
-    with pytest.raises(UserError, match="there is no checkpoint at"):
+    with pytest.raises(UserError, match="has no checkpoint.pt yet: no epoch of it is finished"):
         runs.evaluate_run(copied)
 
 

@@ -13,7 +13,7 @@ import pytest
 from safa import cli, runs
 from safa.errors import UserError
 from safa.job import Job
-from safa.train import _tensorboard
+from safa.tracking import TensorBoard
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "optional-dependencies"
@@ -91,4 +91,4 @@ def test_tracking_without_tensorboard_names_what_the_extra_installs(monkeypatch,
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     packages = " ".join(re.split(r"[<>=\[]", package)[0] for package in EXTRAS["track"])
     with pytest.raises(UserError, match=f"pip install {packages}, or leave --track out"):
-        _tensorboard(tmp_path)
+        TensorBoard(tmp_path)

@@ -14,6 +14,7 @@ from safa.catalog import build, resolve
 from safa.errors import UserError, closest
 from safa.plugin import INPUT, PlugIn
 from safa.seeding import seed_for
+from safa.types import mixes
 
 HEAD = "fc"  # the classifier's name in every network
 
@@ -122,8 +123,7 @@ def augmenter(
     Raises:
         UserError: for an unknown name, option or layer, or an augmenter that is no module.
     """
-    mixes = getattr(resolve("augmenter", spec.name), "mixes", False)
-    usual = INPUT if mixes else str(getattr(model, "before", ""))
+    usual = INPUT if mixes(resolve("augmenter", spec.name)) else str(getattr(model, "before", ""))
     channels = _channels_before(spec.before or usual, model, image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -16,7 +16,7 @@ from safa import assembly
 from safa.classes import head_classes
 from safa.plugin import PlugIn
 from safa.train import Trainer
-from safa.types import Augmented
+from safa.types import Augmented, mixes
 
 REAL, GENERATED, TEST = 0, 1, 2
 HEAD_CLASSES, TAIL_CLASSES = 3, 2
@@ -100,7 +100,7 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
             continue
         images, labels = trainer.parts.images_of(split, rows)
         parts.append((_classifier_inputs(trainer.model, images), labels, kind))
-        if kind == REAL and trainer.augmenter is not None and not getattr(trainer.augmenter, "mixes", False):
+        if kind == REAL and trainer.augmenter is not None and not mixes(trainer.augmenter):
             parts.append((*_generated(trainer, images, labels), GENERATED))
     class_ids = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
     return {

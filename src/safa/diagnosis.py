@@ -24,6 +24,7 @@ from safa.data.types import Split
 from safa.plugin import PlugIn
 from safa.seeding import seed_for
 from safa.train import Trainer
+from safa.types import mixes
 
 BATCHES = 20  # to generate rows from
 NORMED_BATCHES = 10
@@ -46,7 +47,7 @@ def diagnose(trainer: Trainer) -> dict[str, Any] | None:
         ``batch_norm``: see ``batch_norm_shifts``.
     """
     stage, augmenter = trainer.stage, copy.deepcopy(trainer.augmenter)  # some augmenters learn while they look
-    if stage is None or augmenter is None or not stage.generate or getattr(augmenter, "mixes", False):
+    if stage is None or augmenter is None or not stage.generate or mixes(augmenter):
         return None
     augmenter.active = True
     seed = seed_for(trainer.recipe.seed, "diagnosis")

@@ -12,6 +12,8 @@ from safa.data.dataset import LongTailed
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
 
+_RUN_FILES = ("recipe.yaml", "data.json")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,12 +44,24 @@ def job_of(folder: Path, root: str | None = None) -> Job:
     Raises:
         UserError: if it is not the folder of a run.
     """
-    for name in ("recipe.yaml", "data.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is not the folder of a run: it holds no {name}; 'safa train RECIPE' makes one")
+    _check_folder(folder)
     recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
     described = read_json(folder / "data.json")
-    return Job(described["recipe"], recipe, folder, tuple(described.get("changes", ())))
+    return Job(str(described.get("recipe", folder.name)), recipe, folder, tuple(described.get("changes", ())))
+
+
+def _check_folder(run: Path) -> None:
+    if not run.is_dir():
+        wrong = "is a file" if run.exists() else "does not exist"
+        raise UserError(f"{run} {wrong}; give the folder that a training run wrote")
+    lacking = [name for name in _RUN_FILES if not (run / name).is_file()]
+    if lacking:
+        runs = sorted(path.parent.name for path in run.glob("*/recipe.yaml"))
+        inside = f" (did you mean one of those inside: {', '.join(runs[:5])}?)" if runs else ""
+        raise UserError(
+            f"{run} is no run folder: it has no {' and no '.join(lacking)}; give the folder that a training "
+            f"run wrote{inside}"
+        )
 
 
 def describe(job: Job, data: LongTailed) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import safa
-from safa import clouds, diagnosis, evaluate
+from safa import clouds, diagnosis, evaluate, provenance
 from safa import recipe as recipes
 from safa.data.dataset import LongTailed
 from safa.files import write_atomically
@@ -51,7 +51,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "commit": commit(),
         "version": safa.__version__,
         "torch": torch.__version__,
-        "device": trainer.made_with()["device"],
+        "device": provenance.made_with(trainer.device)["device"],
         "seconds": round(sum(entry["seconds"] for entry in trainer.history), 1),
         "reused_epochs": trainer.reused_epochs,
         "run": job.folder.name,

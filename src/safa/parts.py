@@ -64,7 +64,7 @@ class Parts:
 
     def network(self) -> nn.Module:
         """The untrained network of the first stage."""
-        return self._placed(assembly.network(self.recipe.model, self.data.num_classes, self.recipe.seed))
+        return self.placed(assembly.network(self.recipe.model, self.data.num_classes, self.recipe.seed))
 
     def head(self, spec: recipes.Named, model: nn.Module, stage_index: int) -> nn.Module:
         """A stage's own classifier for the network, not yet fitted to anything."""
@@ -101,7 +101,7 @@ class Parts:
             image_size=self.data.source.image_size,
             seed=seed_for(self.recipe.seed, "augmenter", index),
         )
-        return self._placed(built)
+        return self.placed(built)
 
     def reweighter(self, stage: recipes.Stage, index: int) -> Any:
         """What learns the weights of single images, if the stage names it; ``index`` is the epoch it begins with."""
@@ -117,10 +117,10 @@ class Parts:
         seed = seed_for(self.recipe.seed, "reweighting", index)
         return assembly.reweighter(stage, self.data.class_counts, seed).to(self.device)
 
-    def _placed(self, module: nn.Module) -> nn.Module:
+    def placed(self, module: nn.Module) -> nn.Module:
         """On the device, channels-last: what convolutions on CPU and tensor cores want."""
-        placed: nn.Module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return placed
+        moved: nn.Module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return moved
 
     # -- images --------------------------------------------------------------------------------------------------
 

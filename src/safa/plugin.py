@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from safa.crossing import Crossing, hooked, inputs_of_layers, logits_of
 from safa.errors import UserError, closest
-from safa.types import Augmented, Augmenter, Output
+from safa.types import Augmented, Augmenter, Output, mixes
 
 INPUT = "input"
 """The place before the whole network, where the images enter it; a layer of this name goes first."""
@@ -56,7 +56,7 @@ class PlugIn(nn.Module):
         if augmenter is not None:
             _refuse_other_than_augmenter(augmenter)
         if before is None:
-            before = INPUT if _mixes(augmenter) else getattr(model, "before", None)
+            before = INPUT if mixes(augmenter) else getattr(model, "before", None)
         if augmenter is not None:
             before = _known_layer(model, before)
         self.model, self.before, self.augmenter = model, before, augmenter
@@ -188,14 +188,14 @@ class PlugIn(nn.Module):
         self._crossing_is_known = True
 
     def _is_crossed(self, images: Tensor) -> bool:
-        mixes = _mixes(self.augmenter)
+        mixed = mixes(self.augmenter)
         try:
             crossing = Crossing(self.model, images)
         except Exception:  # a network that works in training only
-            if mixes:
+            if mixed:
                 raise
             return True  # rows that are added where they must not be are an error later on, mixed ones are silent
-        return crossing.is_crossed(self._layer, exact=mixes)
+        return crossing.is_crossed(self._layer, exact=mixed)
 
     @staticmethod
     def probe(
@@ -234,10 +234,6 @@ def _unaugmented(logits: Tensor, labels: Tensor | None) -> Output:
     return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
 
 
-def _mixes(augmenter: Augmenter | None) -> bool:
-    return bool(getattr(augmenter, "mixes", False))
-
-
 def _refuse_compiled(model: nn.Module) -> None:
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UserError(
@@ -264,11 +260,11 @@ def _accepted(labels: Tensor | None, images: Tensor, augmenter: Augmenter) -> Te
         raise UserError("labels are needed while the augmenter is active: plug(images, labels)")
     if labels.shape == (len(images),) and not (labels.is_floating_point() or labels.is_complex()):
         return labels.long()
-    if labels.dim() == 2 and len(labels) == len(images) and labels.is_floating_point() and _mixes(augmenter):
+    if labels.dim() == 2 and len(labels) == len(images) and labels.is_floating_point() and mixes(augmenter):
         return labels
     expected = f"labels must be one class id per image, shape ({len(images)},)"
     got = f"got {tuple(labels.shape)} of {labels.dtype}"
-    if _mixes(augmenter):
+    if mixes(augmenter):
         raise UserError(f"{expected}, or one probability per image and class, shape ({len(images)}, k); {got}")
     raise UserError(
         f"{expected}, {got}; {type(augmenter).__name__} makes rows of whole classes: mix labels only while it is idle"

@@ -14,11 +14,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from safa import checkpoint, files, outcome, precision
+from safa import evaluate, files, outcome, precision, provenance
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT, StageCache
 from safa.data.dataset import LongTailed, load
-from safa.deploy.network import fill
+from safa.deploy import network
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
 from safa.job import Job, describe, job_of, refuse_another_recipe, refuse_other_images
@@ -136,19 +136,18 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     job = job_of(folder, root)
     data = load(job.recipe.data)
     refuse_other_images(job, data, "name their folder with --root")
-    if split == "validation" and data.validation is None:
+    images = data.source.test if split == "test" else data.validation
+    if images is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
-    state = checkpoint.load(folder / CHECKPOINT)
-    # With the classifier of the stage it is in, which the runs of versions that had but one do not say.
-    model = job.recipe.model_in(state.get("stage", 0))
-    recipe = replace(job.recipe, model=model, precision="float32")  # fp16 would want a GPU
-    trainer = Trainer(recipe, data, folder, accelerator_for(recipe, Machine()), progress=Progress(False))
-    fill(trainer.model, state["model"], str(folder / CHECKPOINT))
+    state = network.load_state(folder)
+    recipe = replace(job.recipe, precision="float32")  # fp16 would want a GPU
+    parts = Parts(recipe, data, accelerator_for(recipe, Machine()))
+    model = parts.placed(network.rebuilt(recipe, state, data.num_classes, folder))
     return {
         "run": str(folder),
         "split": split,
         "epochs": state["done"],
-        **outcome.figures(trainer.predict(split), data),
+        **outcome.figures(evaluate.predict(model, parts.in_order(images)), data),
         **outcome.best(state["history"], job.recipe),
     }
 
@@ -236,7 +235,7 @@ def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str])
 def _say_reused(trainer: Trainer, job: Job, machine: Machine) -> None:
     if not trainer.reused_epochs or not trainer.accelerator.is_main_process:
         return
-    here = trainer.made_with()
+    here = provenance.made_with(trainer.device)
     others = ", ".join(f"{name} {value}" for name, value in trainer.reused_of.items() if value != here[name])
     remark = f"; they were trained with {others}, which may change the last bits" if others else ""
     machine.say(f"{job.name}: {trainer.reused_epochs} of {job.recipe.epochs} epochs came from the cache{remark}")

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from safa import assembly, checkpoint, evaluate, files
+from safa import assembly, checkpoint, evaluate, files, provenance
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
 from safa.data.batches import Batches
@@ -27,6 +27,7 @@ from safa.progress import Progress
 from safa.seeding import seed_for
 from safa.stop import StopRequest
 from safa.sums import Sums, assigned, weighing
+from safa.tracking import TensorBoard
 from safa.types import Lookahead, Output, Refitted
 
 ASKED_EVERY = 20
@@ -91,7 +92,7 @@ class Trainer:
         self.stage: recipes.Stage | None = None
         self.plug_before: str | None = None
         self._splits: dict[str, Batches] = {}
-        self._writer = _tensorboard(folder) if track and accelerator.is_main_process else None
+        self._tracker = TensorBoard(folder) if track and accelerator.is_main_process else None
 
     # -- the flow ------------------------------------------------------------------------------------------------
 
@@ -197,7 +198,8 @@ class Trainer:
         self.sums = Sums()
         self._save(epoch)
         self._write_log()
-        self._track(entry)
+        if self._tracker is not None:
+            self._tracker.add(entry)
         self.progress.finish_epoch(entry)
 
     # -- stages --------------------------------------------------------------------------------------------------
@@ -267,8 +269,12 @@ class Trainer:
             return None
 
         def moving(averages: Any, current: Any, count: Any) -> None:
-            decay = 1 - 1 / max(1.0, epochs * len(self.batches))
-            get_ema_multi_avg_fn(decay)(averages, current, count)  # type: ignore[no-untyped-call]
+            if averages[0].is_floating_point():
+                decay = 1 - 1 / max(1.0, epochs * len(self.batches))
+                get_ema_multi_avg_fn(decay)(averages, current, count)  # type: ignore[no-untyped-call]
+            else:  # counters of batches, of which a mean says nothing
+                for average, latest in zip(averages, current, strict=True):
+                    average.copy_(latest)
 
         # Batch-norm statistics belong to the weights that made them, so they are averaged alike.
         return AveragedModel(self.model, multi_avg_fn=moving, use_buffers=True)
@@ -308,8 +314,8 @@ class Trainer:
             "stage": self._in_force().stage_index,
             "sums": self.sums.state(),
             "history": self.history,
-            "tested_on": self.tested_on(),
-            "made_with": self.made_with(),
+            "tested_on": provenance.tested_on(self.data),
+            "made_with": provenance.made_with(self.device),
             "reused_epochs": self.reused_epochs,
             "model": self.tested.state_dict(),
             "trained": self.model.state_dict() if self.average is not None else None,
@@ -317,20 +323,6 @@ class Trainer:
             "reweighter": self.reweighter.state_dict() if self.reweighter is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
-        }
-
-    def tested_on(self) -> dict[str, Any]:
-        """What decides the figures of the log and has no part in an address: bounds of groups, validation images."""
-        spec = self.data.spec
-        return {"groups": [spec.many_above, spec.few_below], "validation": self.data.facts().get("validation")}
-
-    def made_with(self) -> dict[str, Any]:
-        """What the last bits of the weights depend on and has no part in an address."""
-        on_cpu = self.device.type == "cpu"
-        return {
-            "device": "cpu" if on_cpu else torch.cuda.get_device_name(),
-            "threads": torch.get_num_threads() if on_cpu else None,
-            "torch": str(torch.__version__),
         }
 
     def _key(self, done: int) -> str:
@@ -409,28 +401,12 @@ class Trainer:
             return
         trained = sum(before.trains for before in self.plan[: epoch.index + 1])
         cached = self.cache.load(epoch.key)
-        own = {"history": self._own_log(cached), "tested_on": self.tested_on()}
+        own = {"history": provenance.own_log(cached, self.data), "tested_on": provenance.tested_on(self.data)}
         state = {**cached, **own, "reused_epochs": trained, "stage": epoch.stage_index}
         self.reused_of = cached.get("made_with", {})
         self._restore(state)
         if self.accelerator.is_main_process:  # where nothing is left to train, this is all the run will save
             checkpoint.save(self.folder / CHECKPOINT, state)
-
-    def _own_log(self, cached: dict[str, Any]) -> list[dict[str, Any]]:
-        """The log of a cached state without what was measured of other groups, or on validation images not ours.
-
-        A state that does not say what it was tested on is of a time when hardly any run had bounds of its own.
-        """
-        usual = {"groups": [recipes.Data.many_above, recipes.Data.few_below], "validation": None}
-        theirs, ours = cached.get("tested_on", usual), self.tested_on()
-        log = [dict(entry) for entry in cached["history"]]
-        for entry in log:
-            if self.data.validation is None or theirs["validation"] != ours["validation"]:
-                entry.pop("validation", None)
-            for split in ("test", "validation"):
-                if theirs["groups"] != ours["groups"] and entry.get(split):
-                    entry[split] = {name: value if name == "error" else None for name, value in entry[split].items()}
-        return log
 
     def _save(self, epoch: Epoch) -> None:
         if not self.accelerator.is_main_process:
@@ -444,19 +420,6 @@ class Trainer:
         if self.accelerator.is_main_process:
             lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
             files.write_atomically(self.folder / "log.jsonl", lines.encode())
-
-    def _track(self, entry: dict[str, Any]) -> None:
-        if self._writer is None:
-            return
-        terms = {f"train/{name}": value for name, value in entry["terms"].items()}
-        figures = {"train/loss": entry["loss"], "train/lr": entry["lr"], **terms}
-        figures |= {f"diagnostics/{name}": value for name, value in entry.get("diagnostics", {}).items()}
-        for split in ("test", "validation"):
-            figures |= {f"{split}/{name}": value for name, value in (entry.get(split) or {}).items()}
-        for name, value in figures.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, entry["epoch"])
-        self._writer.flush()
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -511,11 +474,3 @@ class Trainer:
             return False
         flag = torch.tensor([float(stop.requested)], device=self.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("TensorBoard is not installed; pip install tensorboard, or leave --track out") from error
-    return SummaryWriter(str(folder / "tensorboard"))

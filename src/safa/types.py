@@ -74,6 +74,11 @@ class Augmenter(Protocol):
         ...
 
 
+def mixes(augmenter: object) -> bool:
+    """Whether an augmenter, or its class, mixes rows with each other; see ``Augmenter``."""
+    return bool(getattr(augmenter, "mixes", False))
+
+
 @dataclass(frozen=True)
 class Fitting:
     """The data a head is fitted to, in features: what enters the classifier.

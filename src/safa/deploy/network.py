@@ -14,9 +14,8 @@ from safa import assembly, checkpoint
 from safa import recipe as recipes
 from safa.errors import UserError
 from safa.files import read_json
+from safa.job import job_of
 from safa.report.lines import RESULT
-
-_RUN_FILES = ("recipe.yaml", "data.json")
 
 
 @dataclass(frozen=True)
@@ -105,18 +104,41 @@ def load_run(run: Path) -> Deployed:
         UserError: if ``run`` is no run folder, has no checkpoint yet, or one of its files is damaged.
     """
     run = Path(run)
-    _check_folder(run)
-    recipe = recipes.load(run / "recipe.yaml")
-    described = read_json(run / "data.json")
+    recipe, state = job_of(run).recipe, load_state(run)
+    card = Card.from_plain(read_json(run / "data.json"), _model_in(recipe, state), str(run / "data.json"))
+    network = rebuilt(recipe, state, len(card.class_names), run)
+    return Deployed(classifier(network, card), card, _notes(run, recipe, state))
+
+
+def load_state(run: Path) -> dict[str, Any]:
+    """The last checkpoint of a run.
+
+    Raises:
+        UserError: if there is none yet, or it is damaged.
+    """
     path = run / checkpoint.CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} has no {path.name} yet: no epoch of it is finished; let it train on")
-    state = _state(path)
-    # Stages may change the classifier; the runs of versions that could not have no such entry.
-    card = Card.from_plain(described, recipe.model_in(state.get("stage", 0)), str(run / "data.json"))
-    network = assembly.network(card.model, len(card.class_names), recipe.seed)
-    fill(network, state["model"], str(path))
-    return Deployed(classifier(network, card), card, _notes(run, recipe, state))
+    state: Any = checkpoint.load(path)
+    if not isinstance(state, dict) or not {"model", "done"} <= state.keys():
+        raise UserError(f"{path} holds tensors, but is no checkpoint of a run; give a folder that a training run wrote")
+    return state
+
+
+def rebuilt(recipe: recipes.Recipe, state: Mapping[str, Any], num_classes: int, run: Path) -> nn.Module:
+    """The network of a run, with the classifier of the stage that its checkpoint is of, on the CPU.
+
+    Raises:
+        UserError: if the weights are those of another network.
+    """
+    network = assembly.network(_model_in(recipe, state), num_classes, recipe.seed)
+    fill(network, state["model"], str(run / checkpoint.CHECKPOINT))
+    return network
+
+
+def _model_in(recipe: recipes.Recipe, state: Mapping[str, Any]) -> recipes.Model:
+    # The runs of versions whose stages could not change the classifier say nothing of the stage.
+    return recipe.model_in(state.get("stage", 0))
 
 
 def classifier(network: nn.Module, card: Card) -> Classifier:
@@ -136,31 +158,10 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         raise UserError(f"the weights in {where} do not fit the network of its recipe: {error}") from error
 
 
-def _check_folder(run: Path) -> None:
-    if not run.is_dir():
-        wrong = "is a file" if run.exists() else "does not exist"
-        raise UserError(f"{run} {wrong}; give the folder that a training run wrote")
-    lacking = [name for name in _RUN_FILES if not (run / name).is_file()]
-    if lacking:
-        runs = sorted(path.parent.name for path in run.glob("*/recipe.yaml"))
-        inside = f" (did you mean one of those inside: {', '.join(runs[:5])}?)" if runs else ""
-        raise UserError(
-            f"{run} is no run folder: it has no {' and no '.join(lacking)}; give the folder that a training "
-            f"run wrote{inside}"
-        )
-
-
 def _channels(values: Any, where: str) -> tuple[float, ...]:
     if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
         raise UserError(f"{where} must be three numbers, one per RGB channel, got {values!r}")
     return tuple(float(value) for value in values)
-
-
-def _state(path: Path) -> dict[str, Any]:
-    state: Any = checkpoint.load(path)
-    if not isinstance(state, dict) or not {"model", "done"} <= state.keys():
-        raise UserError(f"{path} holds tensors, but is no checkpoint of a run; give a folder that a training run wrote")
-    return state
 
 
 def _notes(run: Path, recipe: recipes.Recipe, state: Mapping[str, Any]) -> tuple[str, ...]:
