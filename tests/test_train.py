@@ -355,8 +355,13 @@ class Seeing(Trainer):
 
 
 def assert_average(found: dict[str, torch.Tensor], seen: list[dict[str, torch.Tensor]], decay: float) -> None:
-    """By the definition of a moving average that starts with the first weights; batch-norm statistics included."""
+    """By the definition of a moving average that starts with the first weights; batch-norm statistics included.
+
+    Counters of batches have no average: they are the latest.
+    """
     for name, value in found.items():
+        if not value.is_floating_point():
+            assert torch.equal(value, seen[-1][name])
         if value.is_floating_point():
             average = seen[0][name]
             for now in seen[1:]:

@@ -119,8 +119,8 @@ def load_state(run: Path) -> dict[str, Any]:
     path = run / checkpoint.CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} has no {path.name} yet: no epoch of it is finished; let it train on")
-    state: Any = checkpoint.load(path)
-    if not isinstance(state, dict) or not {"model", "done"} <= state.keys():
+    state = checkpoint.load(path)
+    if not {"model", "done"} <= state.keys():
         raise UserError(f"{path} holds tensors, but is no checkpoint of a run; give a folder that a training run wrote")
     return state
 
