@@ -131,6 +131,23 @@ def test_classes_without_a_test_image_are_named(folder):
     assert dataset.load(spec).remarks == ("1 of 2 classes have no test image, so nothing will be known of them: dog",)
 
 
+def test_classes_without_a_validation_image_are_named(folder):
+    root = folder(val=(3, 3))
+    spec = Data(str(root), profile="as_found", image_size=8)
+    assert dataset.load(spec).remarks == ()
+    shutil.rmtree(root / "val" / "cat")
+    assert dataset.load(spec).remarks == (
+        "1 of 2 classes have no validation image, so what is chosen on validation images is blind to them: cat",
+    )
+
+
+def test_the_largest_class_has_no_validation_image_where_they_come_from_what_the_tail_leaves_out():
+    all_of_the_largest = replace(TAIL, largest=None, validation_per_class=10)
+    assert dataset.load(all_of_the_largest).remarks == ()
+    (remark,) = dataset.load(replace(all_of_the_largest, validation_from="left_out")).remarks
+    assert remark.startswith("1 of 10 classes have no validation image")
+
+
 # --- addresses ---------------------------------------------------------------------------------------------
 
 

@@ -82,13 +82,25 @@ class LongTailed:
             )
         if skipped:
             remarks.append(f"{len(skipped)} unreadable files were left out: {first_few(skipped)}")
-        untested = [self.source.class_names[c] for c in np.flatnonzero(self.test_counts == 0)]
+        if self.validation is not None:
+            unseen = self._absent_from(self.validation)
+            if unseen:
+                remarks.append(
+                    f"{len(unseen)} of {self.num_classes} classes have no validation image, so what is chosen on "
+                    f"validation images is blind to them: {first_few(unseen)}"
+                )
+        untested = self._absent_from(self.source.test)
         if untested:
             remarks.append(
                 f"{len(untested)} of {self.num_classes} classes have no test image, so nothing will be known of them: "
                 f"{first_few(untested)}"
             )
         return tuple(remarks)
+
+    def _absent_from(self, split: Split) -> list[str]:
+        """The names of the classes of which the split has no image."""
+        counts = count_labels(split.labels, self.num_classes)
+        return [self.source.class_names[c] for c in np.flatnonzero(counts == 0)]
 
     def facts(self) -> Mapping[str, Any]:
         """What of the data decides the weights: part of a cached stage's address.
