@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from safa import library, plan
 from safa import recipe as recipes
@@ -228,6 +229,36 @@ def test_a_schedule_of_a_stage_counts_from_its_first_epoch():
 )
 def test_a_milestone_that_no_epoch_reaches_is_told(recipe, told):
     assert [remark.partition(":")[0] for remark in plan.remarks(recipe)] == told
+
+
+@pytest.mark.parametrize(
+    ("epochs", "averaged_epochs", "share"),
+    [(20, 6, None), (5, 6, "43%"), (6, 3, "14%"), (7, 3, None), (1, 0.5, "14%"), (0, 6, None)],
+)
+def test_an_average_that_keeps_much_of_the_weights_its_stage_begins_with_is_told(epochs, averaged_epochs, share):
+    averaging = replace(DRW, epochs=epochs, averaged_epochs=averaged_epochs, schedule=Schedule(milestones=()))
+    told = plan.remarks(run(LDAM, averaging, schedule=Schedule(milestones=())))
+    if share is None:
+        assert told == []
+    else:
+        (remark,) = told
+        assert remark.startswith(f"stages.1.averaged_epochs is {averaged_epochs} in a stage of {epochs} epochs")
+        assert share in remark
+
+
+def test_what_an_average_keeps_of_its_beginning_is_what_torchs_average_keeps():
+    steps, epochs, reach = 40, 5, 6
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(network.weight)
+    update = torch.optim.swa_utils.get_ema_multi_avg_fn(1 - 1 / (reach * steps))
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=update)
+    average.update_parameters(network)  # the first one copies
+    torch.nn.init.zeros_(network.weight)
+    for _ in range(epochs * steps):
+        average.update_parameters(network)
+    kept = average.module.weight.item()
+    (remark,) = plan.remarks(run(replace(LDAM, epochs=epochs, averaged_epochs=reach), schedule=Schedule(milestones=())))
+    assert f": {kept:.0%} of the average" in remark
 
 
 @pytest.mark.parametrize("name", library.names())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,11 @@ from safa import recipe as recipes
 
 # Raise this when a change of the code changes what a recipe computes: it makes every cached prefix unknown.
 SEMANTICS = 1
+
+# The share of a stage's average that may still be the weights it began with, before a user is told.
+MUCH_OF_THE_START = 0.1
+
+Trained = Sequence[tuple[int, recipes.Stage]]  # the stages that train, each with its place among all
 
 
 @dataclass(frozen=True)
@@ -118,12 +124,17 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, la
 
 
 def remarks(recipe: recipes.Recipe) -> list[str]:
-    """Milestones that no epoch reaches, as a stage that was shortened leaves them; a sentence each, for the user.
+    """What a stage that was shortened leaves behind, a sentence each, for the user."""
+    trained = [(index, stage) for index, stage in enumerate(recipe.stages) if stage.epochs > 0]
+    return [*_unreached_milestones(recipe, trained), *_long_averages(trained)]
+
+
+def _unreached_milestones(recipe: recipes.Recipe, trained: Trained) -> list[str]:
+    """Milestones after the last epoch.
 
     The run's schedule counts only where the last stage that trains follows it: a stage with a schedule of its own may
     be meant to take over before the run's milestones, as in the recipes of the hot second stage.
     """
-    trained = [(index, stage) for index, stage in enumerate(recipe.stages) if stage.epochs > 0]
     followed = [(f"stages.{index}.schedule", s.schedule, s.epochs) for index, s in trained if s.schedule is not None]
     if trained and trained[-1][1].schedule is None:
         followed.append(("schedule", recipe.schedule, recipe.epochs))
@@ -134,6 +145,20 @@ def remarks(recipe: recipes.Recipe) -> list[str]:
             found.append(
                 f"{key}.milestones has {', '.join(unreached)}, beyond the last epoch, {epochs - 1}: the learning rate "
                 "does not fall there; set the list to fit, or to [] for one rate"
+            )
+    return found
+
+
+def _long_averages(trained: Trained) -> list[str]:
+    found = []
+    for index, stage in trained:
+        if stage.averaged_epochs is None:
+            continue
+        left = math.exp(-stage.epochs / stage.averaged_epochs)  # (1 - 1 / s n) ** (s epochs), for s steps an epoch
+        if left > MUCH_OF_THE_START:
+            found.append(
+                f"stages.{index}.averaged_epochs is {stage.averaged_epochs:g} in a stage of {stage.epochs} epochs: "
+                f"{left:.0%} of the average is still what the stage begins with; {stage.epochs / 3:.2g} would leave 5%"
             )
     return found
 
