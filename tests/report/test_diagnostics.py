@@ -53,6 +53,15 @@ def test_lines_of_runs_that_generate_nothing_have_no_table():
     assert "| LDAM |" not in to_markdown([without, line()])
 
 
+def test_what_was_changed_in_all_lines_is_a_note():
+    both = line(changes=["batch_size=8"]), line("Mine", changes=["batch_size=8", "a=[b]"])
+    text = to_markdown(both)
+    assert "| LDAM-DRW-SAFA | generated" in text
+    assert "| Mine (a=[b]) | generated" in text
+    assert text.endswith("Changed in all rows: batch\\_size=8.")
+    assert "Changed in all rows" not in to_markdown([line(), both[0]])
+
+
 @pytest.mark.parametrize(
     "broken", [{"rows": {}}, {"rows": {}, "figures": []}, {"figures": {}, "batch_norm": {}}, "none"]
 )

@@ -1,124 +1,40 @@
-"""Rows and tables: the means are means, the differences are paired, the Markdown is what it was."""
+"""Tables: the Markdown is what it was, and in the terminal no figure is cut."""
 
 from __future__ import annotations
 
 import io
 import re
-import statistics
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console, Group
 
-from safa.errors import UserError
 from safa.report import tables
-from tests.report.test_lines import LINE
-
-PLACE = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "epochs": 200}
-# Overall and few-shot errors of five seeds.
-ERRORS = {"CE": [61.0, 62.5, 60.2, 61.9, 61.4], "CE-SAFA": [58.0, 60.1, 60.9, 57.5, 58.8]}
-
-
-def results(name: str, seeds: range | list[int] = range(5), **changes) -> list[dict]:
-    return [
-        LINE
-        | {
-            "method": name,
-            "recipe": f"digits-{name}",
-            "seed": seed,
-            "error_last": ERRORS[name][seed],
-            "error_few": ERRORS[name][seed] + 10 + seed,
-        }
-        | changes
-        for seed in seeds
-    ]
-
-
-def test_mean_and_sd_are_those_of_the_statistics_module():
-    (row,) = tables.summarise(results("CE"))
-    assert row.n == 5
-    assert row.last.mean == pytest.approx(statistics.mean(ERRORS["CE"]))
-    assert row.last.sd == pytest.approx(statistics.stdev(ERRORS["CE"]))
-    few = [error + 10 + seed for seed, error in enumerate(ERRORS["CE"])]
-    assert row.few.mean == pytest.approx(statistics.mean(few))
-    assert row.few.sd == pytest.approx(statistics.stdev(few))
-
-
-def test_a_single_seed_has_no_sd():
-    (row,) = tables.summarise(results("CE", [3]))
-    assert row.last.sd is None
-    assert row.last.text() == "61.90"
+from safa.report.rows import Row, against_paper, paired, summarise
+from tests.report.test_rows import PLACE, results
 
 
 def test_a_figure_that_no_line_has_stays_empty():
-    (row,) = tables.summarise(results("CE", error_few=None))
+    (row,) = summarise(results("CE", error_few=None))
     assert row.few is None
     assert "–" in tables.to_markdown([row])
 
 
-def test_data_sets_factors_and_models_are_not_averaged():
-    lines = [*results("CE"), *results("CE", imbalance_factor=50), *results("CE", model="resnet14")]
-    rows = tables.summarise([*lines, *results("CE", dataset="fashion-mnist")])
-    assert [(row.dataset, row.imbalance_factor, row.model, row.n) for row in rows] == [
-        ("digits", 20, "resnet8", 5),
-        ("digits", 50, "resnet8", 5),
-        ("digits", 20, "resnet14", 5),
-        ("fashion-mnist", 20, "resnet8", 5),
-    ]
-
-
-def test_runs_of_different_length_or_recipe_are_told_apart():
-    rows = tables.summarise([*results("CE"), *results("CE", [0], epochs=5)])
-    assert [(row.label, row.n) for row in rows] == [("CE (30 epochs)", 5), ("CE (5 epochs)", 1)]
-    rows = tables.summarise([*results("CE"), *results("CE", [0], recipe="recipes/other.yaml")])
-    assert [(row.label, row.n) for row in rows] == [("CE (digits-CE)", 5), ("CE (other)", 1)]
-
-
-def test_runs_of_two_precisions_are_not_averaged_and_both_have_the_papers_figure():
-    place = PLACE | {"method": "LDAM-DRW"}
-    given = [line for p in ("bf16", "float32") for line in results("CE", [0], **place | {"precision": p})]
-    rows = tables.against_paper(tables.summarise(given))
-    assert [(row.label, row.paper) for row in rows] == [("LDAM-DRW (bf16)", 57.11), ("LDAM-DRW (float32)", 57.11)]
-    assert [row.label for row in tables.summarise(given[:1])] == ["LDAM-DRW"]
-
-
 def test_of_two_lines_with_one_seed_the_later_counts_and_the_table_says_so():
-    (row,) = tables.summarise([*results("CE", [0]), *results("CE", [0], error_last=50.0)])
+    (row,) = summarise([*results("CE", [0]), *results("CE", [0], error_last=50.0)])
     assert (row.n, row.last.mean, row.superseded) == (1, 50.0, 1)
     assert "1 earlier line of the same seed left out" in tables.to_markdown([row])
 
 
-def test_paired_difference_by_hand():
-    lines = [*results("CE", [0, 1, 2]), *results("CE-SAFA", [1, 2, 4])]
-    (pair,) = tables.paired(lines, baseline="CE")
-    # Common seeds 1 and 2: 60.1 - 62.5 = -2.4 and 60.9 - 60.2 = 0.7; mean -0.85, sd 3.1 / sqrt(2).
-    assert pair.seeds == (1, 2)
-    assert pair.last.mean == pytest.approx(-0.85)
-    assert pair.last.sd == pytest.approx(3.1 / 2**0.5)
-    assert (pair.last.wins, pair.last.n) == (1, 2)
-    assert not pair.last.is_clear
-
-
-def test_a_tie_is_not_a_win():
-    lines = [*results("CE", [0], error_last=50), *results("CE-SAFA", [0], error_last=50)]
-    (pair,) = tables.paired(lines, baseline="CE")
-    assert (pair.last.mean, pair.last.wins) == (0, 0)
-
-
 def test_no_common_seed_gives_no_difference():
-    (pair,) = tables.paired([*results("CE", [0]), *results("CE-SAFA", [1])], baseline="CE")
+    (pair,) = paired([*results("CE", [0]), *results("CE-SAFA", [1])], baseline="CE")
     assert pair.seeds == ()
     assert pair.last is None
     assert "–" in tables.paired_to_markdown([pair])
 
 
-def test_an_unknown_baseline_is_answered_with_the_names_there_are():
-    with pytest.raises(UserError, match="'LDAM'; there are CE, CE-SAFA"):
-        tables.paired([*results("CE"), *results("CE-SAFA")], baseline="LDAM")
-
-
 def test_markdown_is_the_golden_text():
-    rows = tables.summarise([*results("CE"), *results("CE-SAFA", [0])])
+    rows = summarise([*results("CE"), *results("CE-SAFA", [0])])
     assert tables.to_markdown(rows) == (
         "| data set | factor | network | method | n | error | many | medium | few | ECE | best on test\\* |\n"
         "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
@@ -133,7 +49,7 @@ def test_markdown_is_the_golden_text():
 
 
 def test_errors_on_validation_images_have_a_column_where_some_were_set_aside():
-    rows = tables.summarise([*results("CE", balanced_error_validation=33.25), *results("CE-SAFA", [0])])
+    rows = summarise([*results("CE", balanced_error_validation=33.25), *results("CE-SAFA", [0])])
     head, _, first, second, *notes = tables.to_markdown(rows).splitlines()
     assert head.endswith("| few | ECE | val. | best on test\\* |")
     assert first.endswith("| 4.20 ± 0.00 | 33.25 ± 0.00 | 21.00 ± 0.00 |")
@@ -142,7 +58,7 @@ def test_errors_on_validation_images_have_a_column_where_some_were_set_aside():
 
 
 def test_paired_markdown_is_the_golden_text():
-    pairs = tables.paired([*results("CE"), *results("CE-SAFA")], baseline="CE")
+    pairs = paired([*results("CE"), *results("CE-SAFA")], baseline="CE")
     assert tables.paired_to_markdown(pairs).splitlines()[2] == (
         "| digits | 20 | resnet8 | CE-SAFA | CE | 5 | −2.34 ± 1.87 | 0.00 ± 0.00 | 0.00 ± 0.00 "
         "| −2.34 ± 1.87 | 4 of 5 |"
@@ -156,7 +72,7 @@ def test_paired_differences_have_the_same_figures_in_the_terminal():
         *results("CE", model="resnet14"),
         *results("CE-SAFA", model="resnet14"),
     ]
-    text = shown(tables.paired_to_rich(tables.paired(lines, baseline="CE"), 200), 200)
+    text = shown(tables.paired_to_rich(paired(lines, baseline="CE"), 200), 200)
     assert text.index("digits, factor 20, resnet8: against CE") < text.index("digits, factor 20, resnet14: against CE")
     assert re.search(r"\nmethod +n +error +many +medium +few +wins *\n", text)
     assert len(re.findall(r"\nCE-SAFA +5 +−2\.34 ±1\.87 +0\.00 ±0\.00 +0\.00 ±0\.00 +−2\.34 ±1\.87 +4 of 5", text)) == 2
@@ -169,7 +85,7 @@ def test_no_paired_figure_is_cut_in_a_terminal_of_80_columns():
     long = [
         line | {"method": "LDAM-DRW-SAFA [adjusted 0.25] " * 3, "error_last": 99 - line["error_few"]} for line in ten
     ]
-    pairs = tables.paired([*ten, *long], baseline="CE")
+    pairs = paired([*ten, *long], baseline="CE")
     text = shown(tables.paired_to_rich(pairs, 60), 80)
     assert max(map(cell_len, text.splitlines())) <= 80
     for gap in (pairs[0].last, pairs[0].few):
@@ -179,7 +95,7 @@ def test_no_paired_figure_is_cut_in_a_terminal_of_80_columns():
 
 
 def test_names_are_not_read_as_markup():
-    (row,) = tables.summarise(results("CE", [0], method="a|b [red]<b>", dataset="$x$ &lt;"))
+    (row,) = summarise(results("CE", [0], method="a|b [red]<b>", dataset="$x$ &lt;"))
     assert "a\\|b [red]\\<b>" in tables.to_markdown([row])
     assert "\\$x\\$ \\&lt;" in tables.to_markdown([row])  # GitHub sets $x$ as mathematics
     console = Console(file=io.StringIO(), width=200)
@@ -194,12 +110,12 @@ def shown(drawn: Group, width: int) -> str:
     return console.file.getvalue()
 
 
-def terminal(rows: list[tables.Row], width: int) -> str:
+def terminal(rows: list[Row], width: int) -> str:
     return shown(tables.to_rich(rows), width)
 
 
 def test_the_terminal_table_has_the_same_figures():
-    text = terminal(tables.summarise(results("CE")), width=200)
+    text = terminal(summarise(results("CE")), width=200)
     assert "digits, factor 20, resnet8" in text
     assert "61.40 ±0.87" in text
     assert "best on test*" in text
@@ -209,9 +125,9 @@ def test_the_terminal_table_has_the_same_figures():
 def test_no_figure_is_cut_in_a_terminal_of_80_columns():
     line = PLACE | {"method": "LDAM-DRW-SAFA"}
     doubtful = results("CE-SAFA", **line | {"method": "CE"})  # its figure of the paper carries a dagger
-    rows = tables.summarise([*results("CE", **line, recipe="safa"), *doubtful])
-    mixed = [*rows, *tables.summarise(results("CE"))]
-    for drawn in (rows, mixed, tables.against_paper(rows)):
+    rows = summarise([*results("CE", **line, recipe="safa"), *doubtful])
+    mixed = [*rows, *summarise(results("CE"))]
+    for drawn in (rows, mixed, against_paper(rows)):
         text = terminal(drawn, width=80)
         assert "…" not in text
         for figure in ("61.40", "±0.87", "73.40", "±1.83", "21.00", "LDAM-DRW-SAFA"):
@@ -228,7 +144,7 @@ def test_no_figure_is_cut_beside_names_of_any_length_and_ten_seeds():
     long = [line | {"method": "LDAM-DRW-SAFA [adjusted 0.25]", "changes": changes} for line in ten]
     wide = [line | {"method": "方法" * 20} for line in ten]
     paper = [line | {"method": "LDAM-DRW-SAFA", "dataset": "cifar10", "changes": changes} for line in ten]
-    rows = tables.against_paper(tables.summarise([*ten, *long, *wide, *paper]))
+    rows = against_paper(summarise([*ten, *long, *wide, *paper]))
     text = terminal(rows, width=80)
     assert "…" not in text
     assert max(map(cell_len, text.splitlines())) <= 80
@@ -240,7 +156,7 @@ def test_no_figure_is_cut_beside_names_of_any_length_and_ten_seeds():
 
 def test_what_was_changed_in_all_rows_is_a_note():
     both, own = {"changes": ["batch_size=8", "a=[b]"]}, {"changes": ["batch_size=8", "seed=1"]}
-    rows = tables.summarise([*results("CE", [0], **both), *results("CE-SAFA", [0], **own)])
+    rows = summarise([*results("CE", [0], **both), *results("CE-SAFA", [0], **own)])
     text = terminal(rows, width=200)
     assert re.search(r"\nCE \(a=\[b\]\) +1 +61\.00", text)
     assert re.search(r"\nCE-SAFA \(seed=1\) +1 +58\.00", text)
@@ -252,18 +168,8 @@ def test_what_was_changed_in_all_rows_is_a_note():
     assert markdown.endswith("Changed in all rows: batch\\_size=8.")
 
 
-@pytest.mark.parametrize("baseline", ["CE (a=[b])", "CE (batch_size=8, a=[b])"])
-def test_paired_rows_are_named_without_what_was_changed_in_all_of_them(baseline):
-    both, own = {"changes": ["batch_size=8", "a=[b]"]}, {"changes": ["batch_size=8", "seed=1"]}
-    lines = [*results("CE", **both), *results("CE-SAFA", **own)]
-    (pair,) = tables.paired(lines, baseline)
-    assert (pair.method, pair.baseline, pair.seeds) == ("CE-SAFA (seed=1)", "CE (a=[b])", (0, 1, 2, 3, 4))
-    alone = [line | {"changes": ["batch_size=8"]} for line in results("CE")]
-    assert tables.paired(alone, "CE (batch_size=8)") == []
-
-
 def test_each_data_set_has_its_table_in_the_terminal_and_the_notes_come_once():
-    rows = tables.summarise([*results("CE"), *results("CE", dataset="photos [v2]")])
+    rows = summarise([*results("CE"), *results("CE", dataset="photos [v2]")])
     text = terminal(rows, width=80)
     assert text.index("digits, factor 20, resnet8") < text.index("photos [v2], factor 20, resnet8")
     assert text.count("Best on test*: the epoch") == 1
@@ -271,8 +177,8 @@ def test_each_data_set_has_its_table_in_the_terminal_and_the_notes_come_once():
 
 def test_against_the_paper_shows_figure_and_difference():
     line = PLACE | {"method": "LDAM-DRW"}
-    rows = tables.summarise([*results("CE", [0], **line), *results("CE-SAFA", [0], **line | {"method": "Mine"})])
-    ours, mine = tables.against_paper(rows)
+    rows = summarise([*results("CE", [0], **line), *results("CE-SAFA", [0], **line | {"method": "Mine"})])
+    ours, mine = against_paper(rows)
     assert ours.paper == 57.11
     assert ours.gap_to_paper == pytest.approx(61.0 - 57.11)
     assert (mine.paper, mine.gap_to_paper) == (None, None)
@@ -280,20 +186,3 @@ def test_against_the_paper_shows_figure_and_difference():
     assert "| error | paper | difference | many |" in text
     assert "| 61.00 | 57.11 | +3.89 |" in text
     assert "| 58.00 | – | – |" in text
-
-
-def test_a_run_shorter_than_the_papers_is_no_row_of_the_paper():
-    (row,) = tables.against_paper(tables.summarise(results("CE", [0], **PLACE | {"method": "LDAM-DRW", "epochs": 30})))
-    assert (row.epochs, row.paper) == (30, None)
-
-
-def test_a_run_whose_recipe_was_changed_is_no_row_of_the_paper():
-    changed = results("CE", [0], **PLACE | {"method": "LDAM-DRW", "changes": ["batch_size=64"]})
-    (row,) = tables.against_paper(tables.summarise(changed))
-    assert (row.label, row.paper) == ("LDAM-DRW (batch_size=64)", None)
-
-
-def test_a_run_with_changed_settings_is_a_row_of_its_own():
-    changed = {**LINE, "changes": ["stages.1.augmenter.start=random"], "error_last": 99.0}
-    rows = tables.summarise([LINE, changed])
-    assert [(row.variant, row.superseded) for row in rows] == [("", 0), ("stages.1.augmenter.start=random", 0)]

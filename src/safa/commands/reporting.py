@@ -75,6 +75,7 @@ def _refuse_beside(written: dict[str, Any], shown: dict[str, Any], named: list[s
 
 def _report_lines(paths: list[str], output: str | None, baseline: str | None, markdown: bool) -> None:
     from safa.report import tables
+    from safa.report.rows import against_paper, paired, summarise
 
     folders = [Path(path) for path in paths if Path(path).is_dir()]
     lines = _lines(paths)
@@ -83,9 +84,9 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     if markdown:
         say(_markdown_of_lines(lines))
     else:
-        out.print(tables.to_rich(tables.against_paper(tables.summarise(lines)), out.width))
+        out.print(tables.to_rich(against_paper(summarise(lines)), out.width))
     if baseline is not None:
-        _show_pairs(tables.paired(lines, baseline), baseline, markdown)
+        _show_pairs(paired(lines, baseline), baseline, markdown)
     if output is not None:
         if not folders:
             raise UserError(
@@ -267,14 +268,15 @@ def _markdown_of_lines(lines: list[dict[str, Any]]) -> str:
 
 def _errors_to_markdown(lines: list[dict[str, Any]]) -> str:
     from safa.report import tables
+    from safa.report.rows import against_paper, summarise
 
-    return tables.to_markdown(tables.against_paper(tables.summarise(lines)))
+    return tables.to_markdown(against_paper(summarise(lines)))
 
 
 def _differences_to_markdown(lines: list[dict[str, Any]]) -> str:
     """To the first method, of those that share several seeds with it; empty without one."""
     from safa.report import tables
-    from safa.report.rows import labels
+    from safa.report.rows import labels, paired
 
-    pairs = [pair for pair in tables.paired(lines, labels(lines)[0]) if len(pair.seeds) > 1] if lines else []
+    pairs = [pair for pair in paired(lines, labels(lines)[0]) if len(pair.seeds) > 1] if lines else []
     return tables.paired_to_markdown(pairs) if pairs else ""

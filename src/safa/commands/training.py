@@ -63,7 +63,7 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     named = [(name, _load(path, options, seed)) for seed in chosen for name, path in files]
     from safa.job import Job
     from safa.report import tables
-    from safa.report.rows import labels
+    from safa.report.rows import labels, paired
     from safa.runs import compare as run_all
     from safa.runs import processes
     from safa.train import Stopped
@@ -80,7 +80,7 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
         return 0
     baseline = labels(lines)[0]
     _finish(jobs, lines, _out(options) / "comparison.html", baseline)
-    pairs = tables.paired(lines, baseline) if len(chosen) > 1 else []
+    pairs = paired(lines, baseline) if len(chosen) > 1 else []
     if pairs:
         out.print("", tables.paired_to_rich(pairs, out.width))
     return 0
@@ -186,11 +186,12 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
     from safa.deploy import export, network
     from safa.report import tables
     from safa.report.page import write_page
+    from safa.report.rows import summarise
 
     models = [job.folder / "model.safetensors" for job in jobs]
     for model in models:  # anew, for one that is there may have been exported before the run was finished
         export.export(network.load_run(model.parent), "safetensors", model)
-    out.print(tables.to_rich(tables.summarise(lines), out.width))
+    out.print(tables.to_rich(summarise(lines), out.width))
     write_page([job.folder for job in jobs], page, baseline)
     say(f"page:  {page}\n{_listed(models)}")
 

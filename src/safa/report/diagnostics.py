@@ -9,7 +9,7 @@ from typing import Any
 from safa.errors import UserError
 from safa.report import github
 from safa.report.lines import Line
-from safa.report.rows import by_seed, grouped
+from safa.report.rows import by_seed, changes_note, grouped, without_shared_changes
 from safa.report.spread import Spread, spread
 
 KINDS = {"generated": "generated", "training": "training images", "test": "test images"}
@@ -85,9 +85,13 @@ def figures(found: Iterable[Diagnostics], kind: str, group: str) -> list[Spread 
 
 
 def to_markdown(lines: Iterable[Line]) -> str:
-    """Draw what lines say of generated features as a GitHub table with its notes; empty where they say nothing."""
+    """Draw what lines say of generated features as a GitHub table with its notes; empty where they say nothing.
+
+    What was changed in all lines stands in a note, and not in every name.
+    """
     body = []
-    for (dataset, factor, model), methods in grouped(list(lines)).items():
+    named, changed = without_shared_changes(list(lines))
+    for (dataset, factor, model), methods in grouped(named).items():
         for label, group in methods.items():
             found = [known for line in by_seed(group).values() if (known := diagnostics(line)) is not None]
             for kind in KINDS if found else ():
@@ -97,7 +101,7 @@ def to_markdown(lines: Iterable[Line]) -> str:
         return ""
     names = ("data set", "network", "method", "features")
     table = github.table((names[0], "factor", *names[1:], *COLUMNS.values()), body, left=names)
-    return f"{table}\n\n{github.notes(EXPLAINED)}"
+    return f"{table}\n\n{github.notes([*EXPLAINED, *changes_note(changed)])}"
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float | None]:

@@ -121,6 +121,11 @@ def without_shared_changes(lines: Sequence[Line]) -> tuple[list[Line], tuple[str
     return [{**line, "changes": changes} for line, changes in zip(lines, kept, strict=True)], shared
 
 
+def changes_note(shared: Sequence[str]) -> list[str]:
+    """What stands below a table whose names leave out what is changed in all of its rows."""
+    return [f"Changed in all rows: {', '.join(shared)}."] if shared else []
+
+
 def shorter_label(label: str, lines: Sequence[Line]) -> str:
     """What a label of ``lines`` is without the changes that all of them share; any other text as it is."""
     return dict(zip(labels(lines), labels(without_shared_changes(lines)[0]), strict=True)).get(label, label)

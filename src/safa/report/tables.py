@@ -1,7 +1,4 @@
-"""Rows as a GitHub table or as a table for the terminal; both draw the same columns.
-
-``summarise``, ``against_paper`` and ``paired`` make the rows. They live in ``rows`` and are re-exported here.
-"""
+"""Rows as a GitHub table or as a table for the terminal; both draw the same columns."""
 
 from __future__ import annotations
 
@@ -15,25 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from safa.report import github
-from safa.report.rows import Paired, Row, against_paper, paired, summarise
+from safa.report.rows import Paired, Row, changes_note
 from safa.report.spread import Spread
-
-__all__ = [
-    "BEST_NOTE",
-    "DIFFERENCE_NOTE",
-    "ECE_NOTE",
-    "NOTE",
-    "VALIDATION_NOTE",
-    "Paired",
-    "Row",
-    "against_paper",
-    "paired",
-    "paired_to_markdown",
-    "paired_to_rich",
-    "summarise",
-    "to_markdown",
-    "to_rich",
-]
 
 NOTE = "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds."
 BEST_NOTE = "Best on test*: the epoch was chosen on the test set itself; shown for comparison only."
@@ -125,7 +105,7 @@ def _without_shared_distinctions(rows: Sequence[Row]) -> tuple[list[Row], list[s
     first = rows[0].distinctions if rows else ()
     shared = [part for part in first if all(part in row.distinctions for row in rows)]
     named = [replace(row, distinctions=tuple(part for part in row.distinctions if part not in shared)) for row in rows]
-    return named, [f"Changed in all rows: {', '.join(shared)}."] if shared else []
+    return named, changes_note(shared)
 
 
 def _below_each_other(drawn: Sequence[Table], notes: Sequence[str]) -> Group:

@@ -1,0 +1,121 @@
+"""Rows: the means are means, the differences are paired, and what is not alike is told apart."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from safa.errors import UserError
+from safa.report.rows import against_paper, paired, summarise
+from tests.report.test_lines import LINE
+
+PLACE = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "epochs": 200}
+# Overall and few-shot errors of five seeds.
+ERRORS = {"CE": [61.0, 62.5, 60.2, 61.9, 61.4], "CE-SAFA": [58.0, 60.1, 60.9, 57.5, 58.8]}
+
+
+def results(name: str, seeds: range | list[int] = range(5), **changes) -> list[dict]:
+    return [
+        LINE
+        | {
+            "method": name,
+            "recipe": f"digits-{name}",
+            "seed": seed,
+            "error_last": ERRORS[name][seed],
+            "error_few": ERRORS[name][seed] + 10 + seed,
+        }
+        | changes
+        for seed in seeds
+    ]
+
+
+def test_mean_and_sd_are_those_of_the_statistics_module():
+    (row,) = summarise(results("CE"))
+    assert row.n == 5
+    assert row.last.mean == pytest.approx(statistics.mean(ERRORS["CE"]))
+    assert row.last.sd == pytest.approx(statistics.stdev(ERRORS["CE"]))
+    few = [error + 10 + seed for seed, error in enumerate(ERRORS["CE"])]
+    assert row.few.mean == pytest.approx(statistics.mean(few))
+    assert row.few.sd == pytest.approx(statistics.stdev(few))
+
+
+def test_a_single_seed_has_no_sd():
+    (row,) = summarise(results("CE", [3]))
+    assert row.last.sd is None
+    assert row.last.text() == "61.90"
+
+
+def test_data_sets_factors_and_models_are_not_averaged():
+    lines = [*results("CE"), *results("CE", imbalance_factor=50), *results("CE", model="resnet14")]
+    rows = summarise([*lines, *results("CE", dataset="fashion-mnist")])
+    assert [(row.dataset, row.imbalance_factor, row.model, row.n) for row in rows] == [
+        ("digits", 20, "resnet8", 5),
+        ("digits", 50, "resnet8", 5),
+        ("digits", 20, "resnet14", 5),
+        ("fashion-mnist", 20, "resnet8", 5),
+    ]
+
+
+def test_runs_of_different_length_or_recipe_are_told_apart():
+    rows = summarise([*results("CE"), *results("CE", [0], epochs=5)])
+    assert [(row.label, row.n) for row in rows] == [("CE (30 epochs)", 5), ("CE (5 epochs)", 1)]
+    rows = summarise([*results("CE"), *results("CE", [0], recipe="recipes/other.yaml")])
+    assert [(row.label, row.n) for row in rows] == [("CE (digits-CE)", 5), ("CE (other)", 1)]
+
+
+def test_runs_of_two_precisions_are_not_averaged_and_both_have_the_papers_figure():
+    place = PLACE | {"method": "LDAM-DRW"}
+    given = [line for p in ("bf16", "float32") for line in results("CE", [0], **place | {"precision": p})]
+    rows = against_paper(summarise(given))
+    assert [(row.label, row.paper) for row in rows] == [("LDAM-DRW (bf16)", 57.11), ("LDAM-DRW (float32)", 57.11)]
+    assert [row.label for row in summarise(given[:1])] == ["LDAM-DRW"]
+
+
+def test_paired_difference_by_hand():
+    lines = [*results("CE", [0, 1, 2]), *results("CE-SAFA", [1, 2, 4])]
+    (pair,) = paired(lines, baseline="CE")
+    # Common seeds 1 and 2: 60.1 - 62.5 = -2.4 and 60.9 - 60.2 = 0.7; mean -0.85, sd 3.1 / sqrt(2).
+    assert pair.seeds == (1, 2)
+    assert pair.last.mean == pytest.approx(-0.85)
+    assert pair.last.sd == pytest.approx(3.1 / 2**0.5)
+    assert (pair.last.wins, pair.last.n) == (1, 2)
+    assert not pair.last.is_clear
+
+
+def test_a_tie_is_not_a_win():
+    lines = [*results("CE", [0], error_last=50), *results("CE-SAFA", [0], error_last=50)]
+    (pair,) = paired(lines, baseline="CE")
+    assert (pair.last.mean, pair.last.wins) == (0, 0)
+
+
+def test_an_unknown_baseline_is_answered_with_the_names_there_are():
+    with pytest.raises(UserError, match="'LDAM'; there are CE, CE-SAFA"):
+        paired([*results("CE"), *results("CE-SAFA")], baseline="LDAM")
+
+
+@pytest.mark.parametrize("baseline", ["CE (a=[b])", "CE (batch_size=8, a=[b])"])
+def test_paired_rows_are_named_without_what_was_changed_in_all_of_them(baseline):
+    both, own = {"changes": ["batch_size=8", "a=[b]"]}, {"changes": ["batch_size=8", "seed=1"]}
+    lines = [*results("CE", **both), *results("CE-SAFA", **own)]
+    (pair,) = paired(lines, baseline)
+    assert (pair.method, pair.baseline, pair.seeds) == ("CE-SAFA (seed=1)", "CE (a=[b])", (0, 1, 2, 3, 4))
+    alone = [line | {"changes": ["batch_size=8"]} for line in results("CE")]
+    assert paired(alone, "CE (batch_size=8)") == []
+
+
+def test_a_run_shorter_than_the_papers_is_no_row_of_the_paper():
+    (row,) = against_paper(summarise(results("CE", [0], **PLACE | {"method": "LDAM-DRW", "epochs": 30})))
+    assert (row.epochs, row.paper) == (30, None)
+
+
+def test_a_run_whose_recipe_was_changed_is_no_row_of_the_paper():
+    changed = results("CE", [0], **PLACE | {"method": "LDAM-DRW", "changes": ["batch_size=64"]})
+    (row,) = against_paper(summarise(changed))
+    assert (row.label, row.paper) == ("LDAM-DRW (batch_size=64)", None)
+
+
+def test_a_run_with_changed_settings_is_a_row_of_its_own():
+    changed = {**LINE, "changes": ["stages.1.augmenter.start=random"], "error_last": 99.0}
+    rows = summarise([LINE, changed])
+    assert [(row.variant, row.superseded) for row in rows] == [("", 0), ("stages.1.augmenter.start=random", 0)]
