@@ -460,10 +460,85 @@ def refused(trainer: Trainer) -> str:
             "start must be one of identity, random, got 'zero'",
         ),
         (Stage(1, augmenter=Augmenter("tests.test_train:NoModule")), "must be a torch.nn.Module"),
+        (Stage(1, augmenter=Augmenter("safa", before="fc")), "SAFA was built for layout 'map'"),
+        (Stage(1, augmenter=Augmenter("cutmix", before="fc")), "CutMix cuts maps (b, c, h, w) but"),
+        (
+            Stage(0, head=Named("tau_normalised", {"tau": 0.5})),
+            "CosineHead is none; give the stage before head: linear",
+        ),
     ],
 )
 def test_a_mistake_in_the_last_stage_is_found_before_the_first_is_trained(last, message, make):
     assert message in refused(make(Stage(1), last))
+
+
+def test_a_head_that_cannot_follow_another_is_found_before_the_first_stage_is_trained(make):
+    message = refused(make(Stage(1), Stage(0, head=Named("scaled")), Stage(0, head=Named("adjusted"))))
+    assert "a linear or cosine head can be taken over, not ScaledHead" in message
+
+
+def test_trying_what_the_stages_name_leaves_the_generators_as_they_are(make):
+    stages = Stage(1, augmenter=SAFA), Stage(1, augmenter=Augmenter("mixup")), Stage(0, head=Named("nearest_mean"))
+    trainer = make(*stages)
+    before = torch.get_rng_state()
+    trainer.parts.try_all()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Nameless(nn.Module):
+    """A backbone that calls its classifier otherwise."""
+
+    before = "body"
+
+    def __init__(self, num_classes: int, head) -> None:
+        super().__init__()
+        self.body, self.classifier = nn.Flatten(), head(3 * 8 * 8, num_classes)
+
+    def forward(self, images):
+        return self.classifier(self.body(images))
+
+
+def test_a_network_whose_classifier_has_another_name_is_refused(make):
+    message = refused(make(Stage(1), model=Model(Named("tests.test_train:Nameless"))))
+    assert message.startswith("Nameless has no classifier 'fc'; call its last layer so")
+
+
+class Tokens(nn.Module):
+    """A backbone whose layer takes 16 tokens of 12 numbers each."""
+
+    before = "mix"
+
+    def __init__(self, num_classes: int, head) -> None:
+        super().__init__()
+        self.mix, self.fc = nn.Linear(12, 12), head(12, num_classes)
+
+    def forward(self, images):
+        tokens = nn.functional.unfold(images, 2, stride=2).transpose(1, 2)
+        return self.fc(self.mix(tokens).mean(1))
+
+
+def test_an_augmenter_of_tokens_is_built_for_the_length_of_a_token(make):
+    trainer = make(
+        Stage(1, augmenter=Augmenter("safa", options={"layout": "tokens"}), sampler=Named("pairs")),
+        model=Model(Named("tests.test_train:Tokens")),
+    )
+    trainer.parts.try_all()
+    assert make_augmenter(trainer).channels == 12
+    trainer.run()
+    assert "reconstruction" in trainer.history[0]["terms"]
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "message"),
+    [
+        (Named("rand_augment", {"magnitud": 9}), "augmentation 'rand_augment' has no option 'magnitud'"),
+        (Named("crop_flip", {"padding": -1}), "padding is a number of whole pixels"),
+        (Named("cutout", {}), "no augmentation is called 'cutout'"),
+    ],
+)
+def test_a_mistake_in_the_augmentation_is_found_before_training(augmentation, message, make, tiny_data):
+    data = replace(tiny_data, spec=replace(tiny_data.spec, augmentation=augmentation))
+    assert message in refused(make(Stage(1), data=data))
 
 
 def test_a_loss_and_a_head_of_different_scale_are_refused(make):

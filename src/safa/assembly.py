@@ -52,14 +52,23 @@ def new_head(spec: recipes.Named, model: nn.Module, num_classes: int, seed: int)
     Raises:
         UserError: if the network does not keep its classifier, with its number of inputs, under the name ``fc``.
     """
-    in_features = getattr(head_of(model), "in_features", None)
-    if in_features is None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _head_factory(spec)(in_features(model), num_classes)
+
+
+def in_features(model: nn.Module) -> int:
+    """How many features enter the network's classifier.
+
+    Raises:
+        UserError: as ``new_head``.
+    """
+    found = getattr(head_of(model), "in_features", None)
+    if found is None:
         raise UserError(
             f"{type(model).__name__} cannot be given another head: it has no classifier {HEAD!r} with in_features"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _head_factory(spec)(int(in_features), num_classes)
+    return int(found)
 
 
 def head_of(model: nn.Module) -> nn.Module | None:
@@ -123,8 +132,8 @@ def augmenter(
     Raises:
         UserError: for an unknown name, option or layer, or an augmenter that is no module.
     """
-    usual = INPUT if mixes(resolve("augmenter", spec.name)) else str(getattr(model, "before", ""))
-    channels = _channels_before(spec.before or usual, model, image_size)
+    shape = entering(spec, model, image_size)
+    channels = shape[1] if len(shape) == 2 else shape[0]  # of tokens (t, c); of maps (c, h, w) and of vectors
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = build(
@@ -142,13 +151,18 @@ def augmenter(
     return built
 
 
-def _channels_before(before: str, model: nn.Module, image_size: int) -> int:
-    """Channels of what enters the layer; its name is checked by the plug-in, which explains itself better."""
-    PlugIn(model, before, _Anything())
+def entering(spec: recipes.Augmenter, model: nn.Module, image_size: int) -> tuple[int, ...]:
+    """The shape of what enters the augmenter's layer, of one image.
+
+    Raises:
+        UserError: for a layer that the network lacks, or that not every path crosses once.
+    """
+    before = spec.before or (INPUT if mixes(resolve("augmenter", spec.name)) else str(getattr(model, "before", "")))
+    PlugIn(model, before, _Anything())  # it explains a wrong name better
     shapes = {place.name: place.shape for place in PlugIn.probe(model, image_size, only=before)}
     if before not in shapes:
         raise UserError(f"nothing can be augmented before {before!r}: not every path crosses it exactly once")
-    return shapes[before][0]
+    return shapes[before]
 
 
 class _Anything:

@@ -43,22 +43,52 @@ class Parts:
             raise UserError("the stages train for 0 epochs together; a stage of 0 can only follow one that trains")
         self.data.groups  # noqa: B018  (bounds of many and few that overlap are refused)
         model = assembly.network(self.recipe.model, self.data.num_classes, self.recipe.seed)
+        if assembly.head_of(model) is None:
+            raise UserError(
+                f"{type(model).__name__} has no classifier {assembly.HEAD!r}; call its last layer so, that a recipe's "
+                "head can be found"
+            )
         if isinstance(assembly.head_of(model), Refitted):
             raise UserError(
                 f"head {self.recipe.model.head.name!r} starts from a head learnt before it; name it in a later stage"
             )
+        self._try_augmentation()
         for index, stage in enumerate(self.recipe.stages):
             if stage.epochs == 0 and stage.head is None:  # its optimizer would still be that of the stages after it
                 raise UserError(f"stage {index} trains for 0 epochs and names no head; name one or leave it out")
             if stage.head is not None:
-                model.add_module(assembly.HEAD, self.head(stage.head, model, index))
+                model.add_module(assembly.HEAD, self._tried_head(stage.head, model, index))
             assembly.criterion(stage, self.data.class_counts, assembly.head_of(model))
             assembly.set_trainable(model, stage.trainable)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise UserError(f"nothing learns in stage {index}: {', '.join(stage.trainable)} has no parameter")
             self.sampler(stage)
-            self.augmenter(stage.augmenter, model, 0)
+            self._try_augmenter(stage, model)
             self.reweighter(stage, 0)
+
+    def _try_augmentation(self) -> None:
+        size = self.data.source.image_size
+        self._augmentation()(torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.Generator())
+
+    def _tried_head(self, spec: recipes.Named, model: nn.Module, index: int) -> nn.Module:
+        """A stage's classifier that has taken over the one before it, if it does that, on made-up features."""
+        head, former = self.head(spec, model, index), assembly.head_of(model)
+        if isinstance(head, Refitted) and former is not None:
+            labels = torch.arange(self.data.num_classes).repeat(2)
+            features = torch.randn(len(labels), assembly.in_features(model), generator=torch.Generator().manual_seed(0))
+            validation = None if self.data.validation is None else lambda: (features, labels)
+            head.refit(former, Fitting(self.data.class_counts, train=lambda: (features, labels), validation=validation))
+        return head
+
+    def _try_augmenter(self, stage: recipes.Stage, model: nn.Module) -> None:
+        built = self.augmenter(stage.augmenter, model, 0)
+        if built is None or stage.augmenter is None:
+            return
+        shape = assembly.entering(stage.augmenter, model, self.data.source.image_size)
+        built.active = stage.generate
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            labels = torch.zeros(2, dtype=torch.long, device=self.device)
+            built(torch.randn(2, *shape, device=self.device), labels)
 
     # -- modules -------------------------------------------------------------------------------------------------
 
@@ -162,8 +192,10 @@ class Parts:
         return images, labels
 
     def _augmented(self, split: Split, sampler: Any) -> Batches:
-        augmentation = build("augmentation", self.data.augmentation.name, self.data.augmentation.options)
-        return self._batches(split, sampler, augmentation)
+        return self._batches(split, sampler, self._augmentation())
+
+    def _augmentation(self) -> Any:
+        return build("augmentation", self.data.augmentation.name, self.data.augmentation.options)
 
     def _batches(self, split: Split, sampler: Any, augmentation: Any = None) -> Batches:
         return Batches(

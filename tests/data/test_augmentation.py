@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from safa.data.augmentation import CropFlip, ResizedCrop, Shift, Unchanged
+from safa.errors import UserError
 
 
 def some_images(n: int = 10, size: int = 8) -> np.ndarray:
@@ -79,6 +80,25 @@ def test_a_resized_crop_shows_a_part_of_the_image_and_nothing_beside():
     assert done.min() < 3
     assert done.max() > 60
     assert torch.equal(done[:, 0], done[:, -1])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: CropFlip(padding=-1), "padding is a number of whole pixels on every side, at least 0, got -1"),
+        (lambda: CropFlip(padding=2.5), "padding is a number of whole pixels on every side, at least 0, got 2.5"),
+        (lambda: Shift("much"), "padding is a number of whole pixels on every side, at least 0, got much"),
+        (lambda: ResizedCrop(scale=0.5), "scale is a range of two numbers above 0, the smaller one first, got 0.5"),
+        (lambda: ResizedCrop(scale=[1.0, 0.2]), "scale is a range of two numbers above 0, the smaller one first, got"),
+        (lambda: ResizedCrop(scale=[0.2, 1.5]), "scale is a range of shares of the image's area, at most 1, got"),
+        (lambda: ResizedCrop(ratio=[0, 1]), "ratio is a range of two numbers above 0, the smaller one first, got"),
+        (lambda: ResizedCrop(ratio=[1, 1, 1]), "ratio is a range of two numbers above 0, the smaller one first, got"),
+    ],
+)
+def test_settings_out_of_range_are_refused(build, message):
+    with pytest.raises(UserError) as error:
+        build()
+    assert str(error.value).startswith(message)
 
 
 def test_unchanged_is_unchanged():

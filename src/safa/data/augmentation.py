@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from safa.devices import placed
+from safa.errors import UserError
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -18,6 +20,8 @@ class CropFlip:
     """Zero-pad, crop back at a random place, mirror half of the images.  [He et al. 2016, section 4.2]"""
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
+        if not isinstance(padding, int) or padding < 0:
+            raise UserError(f"padding is a number of whole pixels on every side, at least 0, got {padding}")
         self.padding, self.flip = padding, flip
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,7 +58,9 @@ class ResizedCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: bool = True,
     ) -> None:
-        self.scale, self.ratio, self.flip = scale, ratio, flip
+        self.scale, self.ratio, self.flip = _range("scale", scale), _range("ratio", ratio), flip
+        if self.scale[1] > 1:
+            raise UserError(f"scale is a range of shares of the image's area, at most 1, got {list(scale)}")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images (n, h, w, c) uint8 -> the same shape and type, by bilinear sampling of the whole batch."""
@@ -73,6 +79,16 @@ class ResizedCrop:
         grid = F.affine_grid(transform, list(planes.shape), align_corners=False)
         cropped = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         return cropped.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _range(name: str, bounds: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, bounds)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not 0 < low <= high < float("inf"):
+        raise UserError(f"{name} is a range of two numbers above 0, the smaller one first, got {bounds}")
+    return low, high
 
 
 class Unchanged:
