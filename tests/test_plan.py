@@ -138,6 +138,12 @@ def test_two_stages_that_each_build_a_head_are_not_one_longer_stage():
     assert shared_epochs(halves, epochs_of(run(CRT), FACTS)) == 15
 
 
+def test_a_new_classifier_belongs_to_its_stage_whose_number_draws_its_weights():
+    whole, cut = run(LDAM, CRT), run(replace(LDAM, epochs=100), replace(LDAM, epochs=60), CRT)
+    assert shared(whole, cut) == 160
+    assert shared(whole, run(LDAM, CRT)) == 190
+
+
 def test_stages_end_where_the_next_begins_and_at_the_end():
     epochs = epochs_of(run(LDAM, DRW, NCM), FACTS)
     assert plan.ends_of_stages(epochs) == {epochs[159].key, epochs[199].key, epochs[200].key}

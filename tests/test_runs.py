@@ -320,6 +320,18 @@ def test_a_comparison_that_is_finished_trains_nothing(compared, said):
     assert len(lines.read(out / "results.jsonl")) == 3
 
 
+def test_the_log_of_epochs_from_the_cache_has_the_stages_of_the_run_at_hand(tmp_path, machine, tiny_recipe, tiny_data):
+    """Else the best epoch is looked for among those of another classifier."""
+    recipe = replace(tiny_recipe, schedule=Schedule(milestones=()))
+    cut = (Stage(1), Stage(2), Stage(1, head=Named("linear"), trainable=("fc",)))
+    runs.run(Job("whole", replace(recipe, stages=(Stage(3),)), tmp_path / "whole"), machine, tiny_data)
+    line = runs.run(Job("cut", replace(recipe, stages=cut), tmp_path / "cut"), machine, tiny_data)
+    assert line["reused_epochs"] == 3
+    log = [json.loads(text) for text in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert [entry["stage"] for entry in log] == [0, 1, 1, 2]
+    assert line["error_best_epoch"] == 3
+
+
 def test_epochs_that_were_trained_otherwise_are_told_of(tmp_path, machine, tiny_recipe, tiny_data, said):
     recipe = replace(tiny_recipe, stages=(Stage(1),), schedule=Schedule(milestones=()))
     runs.run(Job("first", recipe, tmp_path / "first"), machine, tiny_data)

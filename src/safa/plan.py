@@ -66,8 +66,10 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
             lr = _learning_rate(recipe, stage, local, trained + local) if trains else 0.0
             first, last = local == 0, local + 1 >= stage.epochs
             regime = _regime(recipe, stage_index, lr, first, last)
-            if first and stage.head is not None and held_out is not None:
-                regime["validation"] = held_out  # a new classifier may choose a setting on it
+            if first and stage.head is not None:
+                regime["head_of_stage"] = stage_index  # its first weights are drawn by it
+                if held_out is not None:
+                    regime["validation"] = held_out  # a new classifier may choose a setting on it
             key = _digest([key, regime])
             evaluate = (local + 1) % stage.evaluate_every == 0 or last
             epochs.append(Epoch(len(epochs), stage_index, stage, first, last, trains, lr, evaluate, key))

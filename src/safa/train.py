@@ -401,7 +401,10 @@ class Trainer:
             return
         trained = sum(before.trains for before in self.plan[: epoch.index + 1])
         cached = self.cache.load(epoch.key)
-        own = {"history": provenance.own_log(cached, self.data), "tested_on": provenance.tested_on(self.data)}
+        log = provenance.own_log(cached, self.data)
+        for entry in log:
+            entry["stage"] = self.plan[entry["epoch"]].stage_index  # another run may cut the same epochs otherwise
+        own = {"history": log, "tested_on": provenance.tested_on(self.data)}
         state = {**cached, **own, "reused_epochs": trained, "stage": epoch.stage_index}
         self.reused_of = cached.get("made_with", {})
         self._restore(state)
