@@ -336,6 +336,33 @@ def test_classes_are_shown_as_they_are_called(capsys):
     assert all(name in shown for name in (":cat:", "[red]", "[v2], test images"))
 
 
+def test_the_other_processes_of_torchrun_print_and_write_nothing_when_runs_were_finished_before(
+    call, compared, files, tmp_path, monkeypatch
+):
+    """They have the lines of those runs alone, for only the first process has the line of one that it trains."""
+    line = lines.read(compared[0] / "lines.jsonl")[0]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("safa.runs.compare", lambda jobs, machine: [line, {}])
+    assert call("compare", *files, "--out", tmp_path) == (0, "", "")
+    monkeypatch.setattr("safa.runs.run", lambda job, machine: line)
+    assert call("train", files[0], "--out", tmp_path) == (0, "", "")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_folder_of_a_run_does_not_depend_on_where_the_images_lie(tiny_recipe):
+    options = {"set": ["batch_size=8"], "data": None, "imbalance_factor": None, "precision": None, "out": None}
+    roots = [replace(tiny_recipe, data=replace(tiny_recipe.data, root=root)) for root in (None, "/a", "/b")]
+    assert len({training._folder("x", recipe, options) for recipe in roots}) == 1
+
+
+def test_a_name_with_bytes_that_are_no_utf8_is_printed_escaped(monkeypatch):
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", printed)
+    cli._let_every_name_be_printed()
+    print("caf\udce9", flush=True)
+    assert printed.buffer.getvalue() == b"caf\\udce9\n"
+
+
 def test_report_of_lines_is_a_table(call, compared):
     out, _ = compared
     status, printed, _ = call("report", out / "lines.jsonl")

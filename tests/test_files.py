@@ -188,6 +188,23 @@ def test_a_folder_is_held_by_one_process_alone_and_a_killed_one_holds_it_no_more
     assert [*folder.iterdir()] == []
 
 
+def test_where_a_file_that_is_open_cannot_be_deleted_the_lock_stays_and_is_free(tmp_path, monkeypatch):
+    def refuse(self, missing_ok=False):
+        raise PermissionError("used by another process")
+
+    with monkeypatch.context() as windows:
+        windows.setattr(Path, "unlink", refuse)
+        with alone_in(tmp_path):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with alone_in(tmp_path):
+        pass
+
+
+def test_bytes_that_are_no_utf8_are_left_out_of_a_readable_name():
+    assert files.readable(os.fsdecode(b"caf\xe9 \xf0\x9f\x98\x80")) == "caf \U0001f600"
+
+
 def test_a_folder_that_cannot_be_held_is_a_clear_error(file):
     with pytest.raises(UserError, match="cannot write in .*inside: Not a directory"), alone_in(file / "inside"):
         pass

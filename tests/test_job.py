@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -29,6 +30,11 @@ def test_a_data_set_is_called_by_the_last_part_of_its_path(name, tiny_data, tmp_
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "photos")
     assert dataset_name(replace(tiny_data, source=replace(tiny_data.source, name=name))) == "photos"
+
+
+def test_a_data_set_is_called_by_what_of_its_name_can_be_written(tiny_data):
+    name = os.fsdecode(b"/data/caf\xe9s")
+    assert dataset_name(replace(tiny_data, source=replace(tiny_data.source, name=name))) == "cafs"
 
 
 def test_a_built_in_data_set_and_a_list_of_images_keep_their_names(tiny_data):

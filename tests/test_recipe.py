@@ -286,6 +286,29 @@ def test_an_override_reaches_an_option_of_a_name_inside_a_stage(load):
     assert recipe.stages[0].loss == Named("ldam")
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "photos",
+        "a b/ 'c' \"d\"",
+        "x: y # z",
+        "true",
+        "12",
+        "\\u00e9",
+        "né",
+        "ph\U0001f600/\U00020bb7",
+        "caf\udce9",
+        "a\tb\x7f",
+    ],
+)
+def test_a_text_is_overridden_as_it_is_whatever_its_characters(path, load):
+    assert load(TWO_STAGES, recipes.override("data.root", path)).data.root == path
+
+
+def test_a_number_is_overridden_as_a_number(load):
+    assert load(TWO_STAGES, recipes.override("data.imbalance_factor", 50.0)).data.imbalance_factor == 50
+
+
 def test_an_override_makes_what_is_not_there_yet(load):
     assert load(TWO_STAGES, "data.imbalance_factor=50").data.imbalance_factor == 50
     assert load(TWO_STAGES, "optimizer.weight_decay=5e-4").optimizer.weight_decay == 5e-4

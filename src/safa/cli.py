@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; a user's mistake ends in one sentence and exit status 2."""
     from safa import commands
 
+    _let_every_name_be_printed()
     try:
         chosen = parser().parse_args(arguments)
         values = chosen[chosen.command].as_dict() if chosen.command else {}
@@ -51,6 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # "safa list | head" closes our output early, which is no mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _let_every_name_be_printed() -> None:
+    """Names of files may hold bytes that are no UTF-8; they are shown escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def parser() -> ArgumentParser:

@@ -45,6 +45,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             beside.unlink()
 
 
+def readable(name: str) -> str:
+    """A name of a file without the bytes that are no UTF-8, which nothing could print or write."""
+    return name.encode("utf-8", "ignore").decode()
+
+
 def remove_halves(folder: Path) -> None:
     """Remove what a process that was killed while it wrote has left in a folder that nobody else writes to."""
     for half in folder.glob(".*.part"):
@@ -100,7 +105,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever waits for it looks again
+        with contextlib.suppress(OSError):  # Windows deletes no file that is open
+            path.unlink()  # while it is held: whoever waits for it looks again
         lock.release()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from safa import recipe as recipes
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
-from safa.files import read_json, write_atomically
+from safa.files import read_json, readable, write_atomically
 
 _RUN_FILES = ("recipe.yaml", "data.json")
 
@@ -35,7 +35,7 @@ class Job:
 def dataset_name(data: LongTailed) -> str:
     """The data set as tables and pages call it: of a path the last part, for they may leave the machine."""
     path = Path(data.source.name).expanduser()
-    return path.name if path.name not in ("", "..") else path.resolve().name
+    return readable(path.name if path.name not in ("", "..") else path.resolve().name)
 
 
 def job_of(folder: Path, root: str | None = None) -> Job:
@@ -45,7 +45,7 @@ def job_of(folder: Path, root: str | None = None) -> Job:
         UserError: if it is not the folder of a run.
     """
     _check_folder(folder)
-    recipe = recipes.load(folder / "recipe.yaml", [f"data.root={json.dumps(root)}"] if root else [])
+    recipe = recipes.load(folder / "recipe.yaml", [recipes.override("data.root", root)] if root else [])
     described = read_json(folder / "data.json")
     return Job(str(described.get("recipe", folder.name)), recipe, folder, tuple(described.get("changes", ())))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import types
@@ -17,6 +18,8 @@ import yaml
 from safa.errors import UserError, closest
 
 Precision = Literal["float32", "bf16", "fp16"]
+
+QUOTED = '"'  # PyYAML's style of a text in double quotes, with escapes
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if any(override.startswith("data.imbalance_factor=") for override in overrides):
         check_factor_counts(recipe.data)
     return recipe
+
+
+def override(key: str, value: str | float) -> str:
+    """``key=value`` as ``load`` takes it, for a value that must come back as it is: a path of any characters, too."""
+    if not isinstance(value, str):
+        return f"{key}={json.dumps(value)}"
+    # YAML's own quoting: of what lies beyond U+FFFF, JSON makes two characters that YAML does not put together.
+    return f"{key}={yaml.safe_dump(value, default_style=QUOTED, width=math.inf).rstrip()}"
 
 
 def from_plain(plain: Mapping[str, Any], where: str = "recipe") -> Recipe:

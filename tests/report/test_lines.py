@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,12 @@ def test_names_in_any_script_survive(tmp_path):
     file = tmp_path / "birds.jsonl"
     lines.append(file, LINE | {"method": "方法\u2028ß"})
     assert lines.read(file)[0]["method"] == "方法\u2028ß"
+
+
+def test_names_of_files_lose_what_cannot_be_written(tmp_path):
+    lines.append(tmp_path / "x.jsonl", LINE | {"recipe": os.fsdecode(b"caf\xe9"), "changes": [os.fsdecode(b"a=\xe9")]})
+    (line,) = lines.read(tmp_path / "x.jsonl")
+    assert (line["recipe"], line["changes"]) == ("caf", ["a="])
 
 
 def test_a_missing_file_and_a_folder_in_the_way_are_clear_errors(tmp_path):

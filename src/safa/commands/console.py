@@ -11,9 +11,14 @@ out = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
 out.width = max(out.width, 80)  # a narrower terminal breaks the lines of a table, and loses no figure
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that prints and writes; torchrun says which one it is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """On one line whatever the width, since it may be copied or read by a program; once under torchrun."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         out.print(text, soft_wrap=True)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa import library
-from safa.commands.console import out, say
+from safa.commands.console import is_first_process, out, say
 from safa.errors import UserError
+from safa.files import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     except Stopped as stopped:
         say(f"{stopped}; go on with: safa train --resume {shlex.quote(str(job.folder))}")
         return 128 + stopped.signal_number
-    if line:  # other processes of a distributed run have none
+    if is_first_process():
         _finish([job], [line], job.folder / "report.html")
     return 0
 
@@ -76,7 +77,7 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     except Stopped as stopped:
         say(f"{stopped}; the same command goes on from there")
         return 128 + stopped.signal_number
-    if not lines[0]:  # other processes of a distributed run have none
+    if not is_first_process():  # it has lines of those runs alone that were finished before
         return 0
     baseline = labels(lines)[0]
     _finish(jobs, lines, _out(options) / "comparison.html", baseline)
@@ -119,13 +120,15 @@ def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:
         "precision": options["precision"],
         "seed": seed,
     }
-    for override in options["set"]:
-        key, separator, _ = override.partition("=")
+    for given in options["set"]:
+        key, separator, _ = given.partition("=")
         if not separator:
-            raise UserError(f"--set takes all that follows as KEY=VALUE, got {override!r}; name recipes before it")
+            raise UserError(f"--set takes all that follows as KEY=VALUE, got {given!r}; name recipes before it")
         if short.get(key) is not None:
-            raise UserError(f"{key} is set twice, by --set {override} and by its own option; leave one of them out")
-    return [*options["set"], *(f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None)]
+            raise UserError(f"{key} is set twice, by --set {given} and by its own option; leave one of them out")
+    from safa.recipe import override
+
+    return [*options["set"], *(override(key, value) for key, value in short.items() if value is not None)]
 
 
 def spelled_once(data: str | None) -> str | None:
@@ -140,14 +143,15 @@ def spelled_once(data: str | None) -> str | None:
 
 
 def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
-    """One folder per recipe, change and seed."""
+    """One folder per recipe, change and seed, wherever the images lie."""
     from safa import recipe as recipes
 
     changed = options["set"] or any(options[name] is not None for name in ("data", "imbalance_factor", "precision"))
-    data = Path(recipe.data.name).stem if options["data"] else ""
+    data = readable(Path(recipe.data.name).stem) if options["data"] else ""
     parts = [name.replace("/", "-"), data, f"seed{recipe.seed}"]
     if changed:
-        plain = recipes.to_plain(dataclasses.replace(recipe, seed=0))
+        seedless = dataclasses.replace(recipe, seed=0, data=dataclasses.replace(recipe.data, root=None))
+        plain = recipes.to_plain(seedless)
         parts.append(hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6])
     return _out(options) / "-".join(part for part in parts if part)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safa.errors import UserError
+from safa.files import readable
 
 Line = dict[str, Any]
 
@@ -115,13 +116,13 @@ def append(path: Path | str, line: Mapping[str, Any]) -> None:
 
     The line goes out in a single write to a descriptor opened with ``O_APPEND``, so lines of two processes
     do not mix. A half line left by an earlier crash is ended first. Figures that are not finite become null:
-    JSON has no NaN.
+    JSON has no NaN. Names of files lose bytes that are no UTF-8.
 
     Raises:
         UserError: if the file cannot be written, with the reason of the operating system.
     """
     path = Path(path)
-    data = (json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    data = (json.dumps(_writable(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -144,11 +145,13 @@ def _ends_in_half_a_line(descriptor: int) -> bool:
     return os.read(descriptor, 1) != b"\n"
 
 
-def _finite(value: Any) -> Any:
+def _writable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):
+        return readable(value)
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _writable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_writable(item) for item in value]
     return value
