@@ -128,6 +128,13 @@ def test_peak_memory_does_not_count_what_the_parent_held():
     assert held.all()
 
 
+@pytest.mark.parametrize("measure", [run, run_methods])
+def test_a_file_that_cannot_be_written_is_found_before_the_minutes_of_measuring(measure, tmp_path, monkeypatch):
+    monkeypatch.setattr("safa.bench.command.Setting", lambda *_: pytest.fail("the measuring has begun"))
+    with pytest.raises(UserError, match="it is a folder; name a file in it"):
+        measure(1, 1, 16, "resnet8", "bf16", str(tmp_path))
+
+
 def test_every_figure_is_measured_printed_and_appended(tmp_path, capsys):
     path = tmp_path / "bench.jsonl"
     line = run(steps=1, rounds=1, batch_size=16, model="resnet8", precision="bf16", results=str(path))

@@ -349,6 +349,28 @@ def test_the_other_processes_of_torchrun_print_and_write_nothing_when_runs_were_
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_path_that_cannot_be_looked_at_is_one_sentence(mistake):
+    assert mistake("data", "x" * 300) == f"cannot reach {'x' * 300}: File name too long\n"
+    assert mistake("report", f"{'x' * 300}/runs") == f"cannot reach {'x' * 300}/runs: File name too long\n"
+
+
+def test_a_folder_of_runs_that_holds_lines_too_is_one_of_runs(call, compared, tmp_path):
+    out, _ = compared
+    for name in ("drw-seed0", "safa-seed0"):
+        shutil.copytree(out / name, tmp_path / name)
+    (tmp_path / "all.jsonl").write_text((out / "drw-seed0" / "result.json").read_text() + "\n")
+    status, printed, _ = call("report", tmp_path, "--output", tmp_path / "page.html")
+    assert status == 0
+    assert "LDAM-DRW-SAFA" in printed
+    assert (tmp_path / "page.html").exists()
+
+
+def test_a_recipe_under_two_names_is_run_once(tiny_recipe):
+    other = replace(tiny_recipe, batch_size=8)
+    named = [("a/drw", tiny_recipe), ("b/drw", tiny_recipe), ("c/drw", other), ("mine", tiny_recipe)]
+    assert training._once_each(named) == [named[0], named[2], named[3]]
+
+
 def test_the_folder_of_a_run_does_not_depend_on_where_the_images_lie(tiny_recipe):
     options = {"set": ["batch_size=8"], "data": None, "imbalance_factor": None, "precision": None, "out": None}
     roots = [replace(tiny_recipe, data=replace(tiny_recipe.data, root=root)) for root in (None, "/a", "/b")]

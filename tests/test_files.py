@@ -188,6 +188,31 @@ def test_a_folder_is_held_by_one_process_alone_and_a_killed_one_holds_it_no_more
     assert [*folder.iterdir()] == []
 
 
+def test_of_a_link_the_file_it_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link.md"
+    for target in (tmp_path / "there" / "text.md", tmp_path / "there" / "new.md"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        write_atomically(link, b"new")
+        assert link.is_symlink()
+        assert target.read_bytes() == b"new"
+
+
+def test_what_is_no_file_is_written_into_and_stays_what_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(pipe, b"new")
+        assert os.read(reading, 100) == b"new"
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
+    write_atomically(Path(os.devnull), b"new")
+    assert not Path(os.devnull).is_file()
+
+
 def test_where_a_file_that_is_open_cannot_be_deleted_the_lock_stays_and_is_free(tmp_path, monkeypatch):
     def refuse(self, missing_ok=False):
         raise PermissionError("used by another process")

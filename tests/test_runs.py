@@ -383,6 +383,23 @@ def test_two_runs_of_one_folder_are_refused(tmp_path, tiny_recipe, machine):
         runs.compare(jobs, machine)
 
 
+def test_two_recipes_that_would_be_one_row_of_the_table_are_refused(tmp_path, tiny_recipe, machine):
+    other = replace(tiny_recipe, batch_size=8)
+    jobs = [Job(name, recipe, tmp_path / name) for name, recipe in {"a/drw": tiny_recipe, "drw": other}.items()]
+    with pytest.raises(UserError, match="a/drw and drw differ, and would be one row of a table, LDAM-DRW-SAFA; give"):
+        runs.compare(jobs, machine)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "changes"),
+    [("b/other", {}, ()), ("b/drw", {"method": "x"}, ()), ("b/drw", {"seed": 1}, ()), ("b/drw", {}, ("batch_size=8",))],
+)
+def test_what_a_row_is_told_apart_by_makes_two_of_them(name, recipe, changes, tmp_path, tiny_recipe):
+    first = Job("a/drw", tiny_recipe, tmp_path / "first")
+    runs._refuse_shared_row([first, Job(name, replace(tiny_recipe, **recipe), tmp_path / "second", changes)])
+
+
 def test_a_recipe_is_tried_once_whatever_the_number_of_its_seeds(tmp_path, tiny_recipe, machine, monkeypatch):
     tried = []
     monkeypatch.setattr(Parts, "try_all", lambda self: tried.append(self.recipe.method))
@@ -537,7 +554,7 @@ def test_a_run_is_evaluated_with_the_classifier_of_its_last_stage(
 
 def test_a_run_without_a_checkpoint_is_not_evaluated_as_if_it_were_trained(copied):
     (copied / CHECKPOINT).unlink()
-    with pytest.raises(UserError, match="has no checkpoint.pt yet: no epoch of it is finished"):
+    with pytest.raises(UserError, match="has no checkpoint.pt: it was deleted; train the recipe again"):
         runs.evaluate_run(copied)
 
 

@@ -53,6 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # "safa list | head" closes our output early, which is no mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a path that may not be looked at, or that is none; where there is no path, a defect
+        if error.filename is None:
+            raise
+        print(f"safa: cannot reach {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
 
 
 def _let_every_name_be_printed() -> None:

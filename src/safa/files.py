@@ -24,10 +24,17 @@ _REWRITE = (
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write beside the file, flush to the disk, then take its name: a reader sees the old content or the new one.
 
+    Of a link the file it leads to is written; what is no file, as ``/dev/stdout``, is written into.
+
     Raises:
         UserError: for a full disk or a folder that cannot be written; what stood at ``path`` is untouched.
     """
     _refuse_folder(path)
+    if path.exists() and not path.is_file():
+        _write_into(path, content)
+        return
+    if path.is_symlink():
+        path = path.resolve()
     # Not the number of the process: containers that share a disk count theirs alike.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -43,6 +50,14 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     finally:
         with contextlib.suppress(OSError):  # there is none any more when all went well
             beside.unlink()
+
+
+def _write_into(device: Path, content: bytes | memoryview) -> None:
+    try:
+        with device.open("wb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise UserError(f"cannot write {device}: {error.strerror or error}") from error
 
 
 def readable(name: str) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -85,12 +85,13 @@ def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
 
     Raises:
         UserError: as ``run``, for a mistake in any of them before the first is trained; and where two jobs share a
-            folder, or differ in data set, imbalance factor or network.
+            folder or a row of the table, or differ in data set, imbalance factor or network.
         Stopped: as ``run``.
     """
     if machine.cache is None:
         raise UserError("compare needs a cache folder, since it trains shared epochs once; pass --cache")
     _refuse_shared_folder(jobs)
+    _refuse_shared_row(jobs)
     loaded = _load_each_once(jobs, machine)
     _refuse_mixture(jobs, loaded)
     _refuse_mistakes(jobs, loaded, machine)
@@ -302,6 +303,20 @@ def _refuse_shared_folder(jobs: Sequence[Job]) -> None:
             f"two of the runs would share the folder {twice}; name a recipe once, and files of different recipes "
             "differently"
         )
+
+
+def _refuse_shared_row(jobs: Sequence[Job]) -> None:
+    """Tables and pages call a run by its method and, where that is not enough, by what is told apart here."""
+    rows: dict[tuple[Any, ...], Job] = {}
+    for job in jobs:
+        recipe = job.recipe
+        row = recipe.method, PurePath(job.name).stem, recipe.epochs, recipe.precision, job.changes, recipe.seed
+        known = rows.setdefault(row, job)
+        if known is not job:
+            raise UserError(
+                f"{known.name} and {job.name} differ, and would be one row of a table, {recipe.method}; give one of "
+                "them another method or another file name, or leave it out"
+            )
 
 
 def _refuse_mixture(jobs: Sequence[Job], loaded: Mapping[str, LongTailed]) -> None:

@@ -199,6 +199,23 @@ def test_a_class_folder_without_an_image_is_named(three):
         load_source(str(three))
 
 
+def test_images_in_no_class_folder_and_folders_of_no_split_are_told(three):
+    paint(three / "train" / "loose.png")
+    paint(three / "train" / "b.JPG")
+    paint(three / "eval" / "cat" / "0.png")
+    assert load_source(str(three), image_size=32).notes == (
+        "2 images in train/ are in no class folder, and not used: b.JPG, loose.png",
+        "folders that are no split by their names are not used: eval",
+    )
+
+
+def test_images_beside_class_folders_alone_are_told(tmp_path):
+    fill(tmp_path, {"cat": 6, "ant": 6})
+    paint(tmp_path / "loose.png")
+    notes = load_source(str(tmp_path), image_size=32).notes
+    assert "1 images in the folder itself are in no class folder, and not used: loose.png" in notes
+
+
 def test_files_that_are_no_images_by_their_endings_are_counted(three):
     for name in ("a.HEIC", "deep/b.heic", "notes.txt", "LICENSE", ".hidden.heic", "__MACOSX/c.heic"):
         (three / "train" / "ant" / name).parent.mkdir(exist_ok=True)
@@ -349,7 +366,8 @@ def test_images_that_are_in_training_and_in_another_split_are_counted_and_named(
     shutil.copy(three / "train/cat/000.png", three / "val/cat.png")
     shutil.copy(three / "val/ant/000.png", three / "test/ant/z.png")  # not of training
     ending = "training images, too, so errors look smaller than they are; keep one copy of each: "
-    assert notes() == (f"2 of 7 test images are {ending}test/ant/copy.png, test/bee/001.png",)
+    loose = "1 images in val/ are in no class folder, and not used: cat.png"
+    assert notes() == (loose, f"2 of 7 test images are {ending}test/ant/copy.png, test/bee/001.png")
     (three / "val/cat").mkdir()
     (three / "val/cat.png").rename(three / "val/cat/000.png")
     assert notes()[0] == f"1 of 3 validation images are {ending}val/cat/000.png"

@@ -63,6 +63,11 @@ def test_a_transparent_colour_of_an_rgb_png_becomes_white(tmp_path):
     assert colours(save(image, tmp_path / "a.png", transparency=(1, 2, 3))) == [[255, 255, 255], [9, 8, 7]]
 
 
+def test_a_transparent_gray_value_of_16_bits_becomes_white(tmp_path):
+    image = Image.fromarray(np.array([[0, 257 * 100]], dtype=np.uint16))
+    assert colours(save(image, tmp_path / "a.png", transparency=0)) == [[255, 255, 255], [100, 100, 100]]
+
+
 def test_cmyk_is_converted(tmp_path):
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     red, green, blue = colours(save(image, tmp_path / "a.jpg", quality=100))[0]

@@ -103,6 +103,12 @@ def test_an_image_that_is_spelt_in_two_ways_is_one_image(images, monkeypatch, ag
         (["path,label", "x.png,"], "line 2 of .* has no label"),
         (["path,label", ",a"], "line 2 of .* has no path"),
         (["path,label", "x.png"], "line 2 of .* has no label"),
+        (
+            ["path,label", "1.jpg,Panthera, leo", "2.jpg,Panthera, tigris"],
+            "line 2 .* more cells .*'leo' is one too many",
+        ),
+        (["path,label", '1.jpg,"5 inch', '2.jpg,"6 inch', "3.jpg,a"], "cannot read .* as a CSV file"),
+        (["path,label,label", "x.png,a,b"], "has more than one column 'label'; leave one of them"),
         (["path,label,split", "x.png,a,trian"], "line 2 of .* has the split 'trian'"),
         (["path,label", "x.png,0", "y.png,-1"], "label -1 on line 3 of .* is out of range"),
         (["path,label", "x.png,1", "y.png,2"], "no image of .* has the label 0, yet labels go up to 2"),

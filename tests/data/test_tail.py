@@ -91,8 +91,15 @@ def test_a_png_with_an_empty_class_is_written(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "nowhere").touch()
     with pytest.raises(UserError, match=r"cannot write .*nowhere"):
         save_png(hundred(), tmp_path / "nowhere" / "tail.png")
+
+
+def test_a_png_in_a_folder_to_be_made_with_names_in_any_script_is_written_without_a_warning(tmp_path, recwarn):
+    save_png(describe(["犬", "ประเทศ"], [3, 1]), tmp_path / "new" / "tail.png")
+    assert (tmp_path / "new" / "tail.png").stat().st_size > 0
+    assert not recwarn.list
 
 
 def test_describing_and_loading_import_neither_torch_nor_plotting_nor_pyarrow():

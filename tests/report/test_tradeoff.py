@@ -54,6 +54,19 @@ def test_points_lie_where_the_accuracies_say(tmp_path, monkeypatch):
     assert seen == [([69], [44]), ([69], [8])]  # of medium-shot, then of few-shot classes; means over seeds
 
 
+def test_a_change_that_all_lines_share_parts_no_curve(tmp_path, monkeypatch):
+    joined = []
+
+    def noting(rows):
+        joined.extend(curves(rows))
+        return joined
+
+    monkeypatch.setattr("safa.report.tradeoff.curves", noting)
+    lines = [result(name, changes=["batch_size=8"]) for name in ("DRW", "DRW [adjusted 1]")]
+    write_tradeoff(lines, tmp_path / "t.svg")
+    assert [curve.name for curve in joined] == ["DRW, adjusted"]
+
+
 def test_the_file_is_an_svg_that_stands_alone_and_is_the_same_every_time(tmp_path):
     lines = [result("A&B <1>"), result("DRW"), result("DRW [adjusted 0.5]", 42, 59, 77)]
     first, second = (write_tradeoff(lines, tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))

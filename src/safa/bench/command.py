@@ -17,6 +17,7 @@ from safa.bench import costs, figures
 from safa.bench.memory import kind, kind_beyond
 from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
+from safa.files import refuse_unwritable_file
 from safa.outcome import commit
 from safa.report import bench, lines
 
@@ -38,7 +39,7 @@ def run(steps: int, rounds: int, batch_size: int, model: str, precision: str, re
     Raises:
         UserError: for a setting that cannot be run, or a file that cannot be written.
     """
-    setting = Setting(model, batch_size, precision)
+    setting = _checked(model, batch_size, precision, results)
     console = _console()
     with console.status("variants take turns"):
         found = figures.measure(setting, rounds, steps)
@@ -48,12 +49,19 @@ def run(steps: int, rounds: int, batch_size: int, model: str, precision: str, re
 
 def run_methods(steps: int, rounds: int, batch_size: int, model: str, precision: str, results: str | None) -> Line:
     """Measure every method's step and inference against plain cross-entropy; arguments and line as of ``run``."""
-    setting = Setting(model, batch_size, precision)
+    setting = _checked(model, batch_size, precision, results)
     console = _console()
     with console.status("methods take turns"):
         found = costs.measure(setting, methods(), rounds, steps)
     measured = {"figures": dataclasses.asdict(found), "memory_of": kind_beyond(setting.device)}
     return _finished("steps", setting, rounds, steps, measured, results)
+
+
+def _checked(model: str, batch_size: int, precision: str, results: str | None) -> Setting:
+    """The setting, once it is known that the line can be appended after the minutes of measuring."""
+    if results is not None:
+        refuse_unwritable_file(Path(results))
+    return Setting(model, batch_size, precision)
 
 
 def _finished(kind: str, setting: Setting, rounds: int, steps: int, measured: Line, results: str | None) -> Line:

@@ -77,7 +77,7 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     from safa.report import tables
     from safa.report.rows import against_paper, paired, summarise
 
-    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    folders = [Path(path) for path in paths if _is_run(Path(path))]
     lines = _lines(paths)
     if not lines:
         raise UserError(f"there is no result line in {', '.join(paths)}; 'safa train --results FILE' appends them")
@@ -141,9 +141,9 @@ def _lines(paths: Any) -> Any:
 
 
 def _runs_inside(path: str) -> list[str]:
-    """The finished runs of a folder of run folders, by name; any other path as it is."""
+    """The finished runs of a folder of run folders, by name; any other path, a folder of lines too, as it is."""
     folder = Path(path)
-    if not folder.is_dir() or _is_run(folder) or any(folder.glob("*.jsonl")):
+    if not folder.is_dir() or _is_run(folder):
         return [path]
     runs = sorted(inner for inner in folder.iterdir() if _is_run(inner))
     finished = [run for run in runs if _is_finished(run)]

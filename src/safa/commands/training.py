@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from safa import library
@@ -61,7 +61,7 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     chosen = _seeds(seeds)
     # Whoever names the baseline before its folder names it twice.
     files = dict.fromkeys(pair for given in recipes for pair in library.select(given).items())
-    named = [(name, _load(path, options, seed)) for seed in chosen for name, path in files]
+    named = _once_each([(name, _load(path, options, seed)) for seed in chosen for name, path in files])
     from safa.job import Job
     from safa.report import tables
     from safa.report.rows import labels, paired
@@ -85,6 +85,21 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     if pairs:
         out.print("", tables.paired_to_rich(pairs, out.width))
     return 0
+
+
+def _once_each(named: list[tuple[str, Recipe]]) -> list[tuple[str, Recipe]]:
+    """Without recipes that are another one of them under a second name, as in two folders that share a row."""
+    kept: list[tuple[str, Recipe]] = []
+    repeated: dict[str, str] = {}
+    for name, recipe in named:
+        same = [other for other, known in kept if known == recipe and PurePath(other).stem == PurePath(name).stem]
+        if same:
+            repeated[name] = same[0]
+        else:
+            kept.append((name, recipe))
+    for name, same_as in repeated.items():
+        say(f"{name} is {same_as} under another name, and is run once")
+    return kept
 
 
 def _machine(options: dict[str, Any]) -> Machine:

@@ -37,6 +37,7 @@ def list_folder(root: Path, name: str) -> Listing:
         train, notes = root, ("there is no train/ folder: the class folders are taken as the training split",)
     class_names = _class_names(train)
     others = Counter[str]()
+    notes = (*notes, *_beside(root, [train, *found.values()]))
     splits = {"train": _list_split(train, root, class_names, others)}
     for kind in ("validation", "test"):
         if kind in found:
@@ -130,6 +131,22 @@ def _list_split(folder: Path, root: Path, class_names: tuple[str, ...], others: 
         paths += found
         labels += [class_names.index(class_folder.name)] * len(found)
     return Split(np.array(labels, dtype=np.int64), paths=tuple(paths))
+
+
+def _beside(root: Path, splits: list[Path]) -> Iterator[str]:
+    """Notes on images that lie in no class folder, and on folders beside those of the splits, if there are any."""
+    for folder in splits:
+        loose = [entry.name for entry in _entries(folder) if _is_image(entry)]
+        if loose:
+            place = f"{folder.name}/" if folder != root else "the folder itself"
+            yield f"{len(loose)} images in {place} are in no class folder, and not used: {first_few(loose)}"
+    further = [folder.name for folder in _folders(root) if folder not in splits] if root not in splits else []
+    if further:
+        yield f"folders that are no split by their names are not used: {first_few(further)}"
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return not _is_folder(entry) and Path(entry.name).suffix.lower() in EXTENSIONS
 
 
 def _passed_over(others: Counter[str]) -> Iterator[str]:

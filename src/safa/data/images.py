@@ -166,7 +166,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     _turn_upright(image)
     if image.mode in _SIXTEEN_BIT_MODES:
-        image = Image.fromarray(_eight_bit(np.asarray(image), 65535))
+        image = Image.fromarray(_opaque(np.asarray(image), image.info.get("transparency")))
     elif image.mode == "F":
         image = Image.fromarray(_eight_bit(np.asarray(image), 1))
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
@@ -180,6 +180,14 @@ def _turn_upright(image: Image.Image) -> None:
     # The pixels of a photograph with a damaged EXIF block are fine, whatever Pillow raises over the block.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+
+
+def _opaque(values: NDArray[Any], transparent: object) -> ByteArray:
+    """Gray values of 16 bits as bytes, with white for the one that a PNG calls transparent."""
+    gray = _eight_bit(values, 65535)
+    if isinstance(transparent, int):
+        gray[values == transparent] = 255
+    return gray
 
 
 def _eight_bit(values: NDArray[Any], white: int) -> ByteArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +28,8 @@ def list_table(file: Path, name: str, base: Path) -> Listing:
         base: the folder that relative paths start from.
 
     Raises:
-        UserError: if a column is missing, a value is empty, a label out of range, a split unknown, or a file
-            in two splits.
+        UserError: if a column is missing or comes twice, a row has too many cells, a value is empty, a
+            label out of range, a split unknown, or a file in two splits.
     """
     rows = _read_rows(file)
     _check_unique(file, rows, base)
@@ -45,7 +46,7 @@ def list_table(file: Path, name: str, base: Path) -> Listing:
 def _read_rows(file: Path) -> list[Row]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
+            reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
             _check_columns(file, list(reader.fieldnames or ()))
             rows = [_row(file, reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -62,9 +63,18 @@ def _check_columns(file: Path, columns: list[str]) -> None:
             f"{str(file)!r} has no column {missing[0]!r}; its columns are {columns}, "
             f"needed are path,label and, if wanted, split"
         )
+    twice = [column for column in ("path", "label", "split") if columns.count(column) > 1]
+    if twice:
+        raise UserError(f"{str(file)!r} has more than one column {twice[0]!r}; leave one of them")
 
 
-def _row(file: Path, line: int, cells: dict[str, str | None]) -> Row:
+def _row(file: Path, line: int, cells: dict[str | None, Any]) -> Row:
+    surplus = [cell for cell in cells.get(None, ()) if cell.strip()]
+    if surplus:
+        raise UserError(
+            f"line {line} of {str(file)!r} has more cells than the header, {surplus[0]!r} is one too many; put a value "
+            'with a comma in quotes, as in "Panthera, leo"'
+        )
     path, label = ((cells[column] or "").strip() for column in ("path", "label"))
     if not path or not label:
         raise UserError(f"line {line} of {str(file)!r} has no {'label' if path else 'path'}; add it or drop the line")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from safa.data.longtail import head_classes, shot_groups
 from safa.errors import UserError
+from safa.files import write_atomically
 
 Group = Literal["many", "medium", "few"]
 
@@ -153,10 +156,12 @@ def save_png(description: Description, path: str | Path) -> None:
         axes.set_xticks(range(len(counts)), names, rotation=45, ha="right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    try:
-        figure.savefig(path, format="png", dpi=150)
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another place") from error
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        # Names in scripts that matplotlib's own font lacks are boxes here; the numbers beside them are not.
+        warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
+        figure.savefig(drawn, format="png", dpi=150)
+    write_atomically(Path(path), drawn.getvalue())
 
 
 def _summary(description: Description) -> list[str]:

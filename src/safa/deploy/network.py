@@ -118,7 +118,9 @@ def load_state(run: Path) -> dict[str, Any]:
     """
     path = run / checkpoint.CHECKPOINT
     if not path.exists():
-        raise UserError(f"{run} has no {path.name} yet: no epoch of it is finished; let it train on")
+        deleted = (run / RESULT).exists()
+        why = "it was deleted; train the recipe again" if deleted else "no epoch of it is finished; let it train on"
+        raise UserError(f"{run} has no {path.name}{'' if deleted else ' yet'}: {why}")
     state = checkpoint.load(path)
     if not {"model", "done"} <= state.keys():
         raise UserError(f"{path} holds tensors, but is no checkpoint of a run; give a folder that a training run wrote")

@@ -12,6 +12,7 @@ from safa.report.comparison import Comparison
 from safa.report.runs import FloatArray, IntArray
 from safa.report.svg import MARKERS, NARROW, blank, colour, shortened, themed
 
+MOST_ABREAST = 3  # panels of a wide page; a title needs the width of a third
 NAMED_CLASSES = 30  # up to so many, every class gets its own named line
 MOST_BARS = 250  # above that, neighbours in frequency are averaged
 
@@ -119,19 +120,21 @@ def changes(comparison: Comparison, width: int) -> Figure:
 
 
 def _changes_named(comparison: Comparison, width: int, gains: Mapping[str, FloatArray], largest: float) -> Figure:
-    side_by_side = width > NARROW
-    shape = (1, len(gains)) if side_by_side else (len(gains), 1)
+    columns = min(MOST_ABREAST, len(gains)) if width > NARROW else 1
+    rows = -(-len(gains) // columns)
     height = 22 * len(comparison.counts) + 70
-    figure = blank(width, height * shape[0])
-    grid = figure.subplots(*shape, squeeze=False).ravel()
+    figure = blank(width, height * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     groups = comparison.group_of()
-    for axes, (method, gain) in zip(grid, gains.items(), strict=True):
+    for axes in grid[len(gains) :]:
+        axes.set_axis_off()
+    for number, (axes, (method, gain)) in enumerate(zip(grid, gains.items(), strict=False)):
         inks = [colour(groups[class_id] or "muted") for class_id in comparison.order]
         axes.barh(np.arange(len(gain)), np.nan_to_num(gain[comparison.order]), height=0.7, color=inks)
         axes.axvline(0, color=colour("ink"), linewidth=0.8)
         axes.set(xlim=(-largest, largest), xlabel="points of accuracy", title=shortened(method, 34))
         axes.grid(axis="x")
-        _shade_rows(axes, comparison, named=axes is grid[0] or not side_by_side)
+        _shade_rows(axes, comparison, named=number % columns == 0)
     return figure
 
 

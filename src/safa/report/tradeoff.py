@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from safa.errors import UserError
 from safa.files import write_atomically
 from safa.report.lines import Line
-from safa.report.rows import Row, summarise
+from safa.report.rows import Row, summarise, without_shared_changes
 from safa.report.svg import MARKERS, WIDE, blank, colour, shortened, standalone, themed
 
 _SETTING = re.compile(r"(?P<method>.*) \[(?P<knob>[^\]]*?)\s*(?P<value>-?\d+(?:\.\d+)?)\]")
@@ -48,7 +48,7 @@ def write_tradeoff(lines: Sequence[Line], output: Path | str) -> Path:
         UserError: if there is no line with all three groups of classes, or lines of several data sets, or the file
             cannot be written.
     """
-    rows = [row for row in summarise(lines) if row.many and row.medium and row.few]
+    rows = [row for row in summarise(without_shared_changes(lines)[0]) if row.many and row.medium and row.few]
     if not rows:
         raise UserError("no line has an error of many-, medium- and few-shot classes, so there is no trade to draw")
     places = {(row.dataset, row.imbalance_factor, row.model) for row in rows}
