@@ -230,6 +230,7 @@ def seeds_of(monkeypatch, call, *arguments: object) -> list[tuple[str, int]]:
         return [{}]
 
     monkeypatch.setattr(runs, "compare", noted)
+    monkeypatch.setenv("RANK", "1")  # the process that has no table to print
     assert call("compare", *arguments)[0] == 0
     return [(job.folder.name, job.recipe.seed) for job in jobs]
 
@@ -250,6 +251,7 @@ def test_a_run_resumed_from_within_its_folder_keeps_its_name_and_the_cache_besid
 
     resumed: list[tuple[str, Path]] = []
     monkeypatch.setattr(runs, "run", lambda job, machine: resumed.append((job.folder.name, machine.cache)))
+    monkeypatch.setenv("RANK", "1")  # the process that has no table to print
     source = next((changed[0] / "runs").glob("t1-seed0-*"))
     folder = shutil.copytree(source, tmp_path / "runs" / "t1")
     monkeypatch.chdir(folder)
