@@ -24,6 +24,7 @@ from safa.files import read_json, write_atomically
 from safa.job import Job, describe, job_of, refuse_another_recipe, refuse_other_images
 from safa.parts import Parts
 from safa.plan import epochs_of, remarks, shared_epochs
+from safa.processes import is_first_process
 from safa.progress import Progress
 from safa.report import lines
 from safa.report.lines import RESULT
@@ -195,8 +196,8 @@ def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
         return None
     line = read_json(path)
     machine.say(f"{job.folder} was finished before; delete it to train anew")
-    # No Accelerator, which would want what the run was trained on; torchrun says which process this is.
-    if machine.results is not None and os.environ.get("RANK", "0") == "0":
+    # No Accelerator, which would want what the run was trained on.
+    if machine.results is not None and is_first_process():
         there = lines.read_objects(machine.results) if machine.results.exists() else []
         if all(line != other for _, other in there):
             lines.append(machine.results, line)

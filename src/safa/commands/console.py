@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from rich.console import Console
+
+from safa.processes import is_first_process
 
 # Names are names: a class called ":cat:" or "[red]" is printed as it is called.
 out = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
 out.width = max(out.width, 80)  # a narrower terminal breaks the lines of a table, and loses no figure
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that prints and writes; torchrun says which one it is."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:

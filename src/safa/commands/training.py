@@ -11,9 +11,10 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from safa import library
-from safa.commands.console import is_first_process, out, say
+from safa.commands.console import out, say
 from safa.errors import UserError
 from safa.files import readable
+from safa.processes import is_first_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
