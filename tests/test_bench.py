@@ -264,3 +264,19 @@ def test_methods_are_measured_printed_and_appended(tmp_path, capsys, monkeypatch
 def test_what_cannot_be_measured_is_refused(capsys):
     assert cli.main(["bench", "method"]) == 2
     assert capsys.readouterr().err == "safa: bench measures loop or methods, got 'method'; did you mean 'methods'?\n"
+
+
+class Placeless(nn.Sequential):
+    """A network of one's own that does not say where an augmenter belongs."""
+
+    def __init__(self, num_classes: int, head) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.fc = head(4, num_classes)
+
+
+def test_a_network_that_names_no_layer_for_an_augmenter_is_refused_in_words():
+    with pytest.raises(UserError, match="set the augmenter's before to one of input, conv, pool, flat, fc"):
+        Loop(Setting("tests.test_bench:Placeless", batch_size=16), safa=True)

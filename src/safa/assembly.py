@@ -119,20 +119,13 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
 
 
 def augmenter(
-    spec: recipes.Augmenter,
-    model: nn.Module,
-    *,
-    class_counts: Sequence[int],
-    head_ratio: float,
-    image_size: int,
-    seed: int,
+    spec: recipes.Augmenter, shape: Sequence[int], *, class_counts: Sequence[int], head_ratio: float, seed: int
 ) -> nn.Module:
-    """The augmenter for what enters its layer.
+    """The augmenter for features of a shape, as ``entering`` finds it.
 
     Raises:
-        UserError: for an unknown name, option or layer, or an augmenter that is no module.
+        UserError: for an unknown name or option, or an augmenter that is no module.
     """
-    shape = entering(spec, model, image_size)
     channels = shape[1] if len(shape) == 2 else shape[0]  # of tokens (t, c); of maps (c, h, w) and of vectors
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -155,9 +148,15 @@ def entering(spec: recipes.Augmenter, model: nn.Module, image_size: int) -> tupl
     """The shape of what enters the augmenter's layer, of one image.
 
     Raises:
-        UserError: for a layer that the network lacks, or that not every path crosses once.
+        UserError: for a layer that the network lacks, or that not every path crosses once, or if none is named.
     """
     before = spec.before or (INPUT if mixes(resolve("augmenter", spec.name)) else str(getattr(model, "before", "")))
+    if not before:
+        fitting = ", ".join(place.name for place in PlugIn.probe(model, image_size))
+        raise UserError(
+            f"augmenter {spec.name!r} needs a place in {type(model).__name__}, which names none as its attribute "
+            f"'before'; set the augmenter's before to one of {fitting}"
+        )
     PlugIn(model, before, _Anything())  # it explains a wrong name better
     shapes = {place.name: place.shape for place in PlugIn.probe(model, image_size, only=before)}
     if before not in shapes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -81,10 +81,10 @@ class Parts:
         return head
 
     def _try_augmenter(self, stage: recipes.Stage, model: nn.Module) -> None:
-        built = self.augmenter(stage.augmenter, model, 0)
-        if built is None or stage.augmenter is None:
+        if stage.augmenter is None:
             return
         shape = assembly.entering(stage.augmenter, model, self.data.source.image_size)
+        built = self._augmenter_of(stage.augmenter, shape, 0)
         built.active = stage.generate
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             labels = torch.zeros(2, dtype=torch.long, device=self.device)
@@ -123,12 +123,14 @@ class Parts:
         """The augmenter for its layer of the network, if one is named; ``index`` is the epoch it begins with."""
         if spec is None:
             return None
+        return self._augmenter_of(spec, assembly.entering(spec, model, self.data.source.image_size), index)
+
+    def _augmenter_of(self, spec: recipes.Augmenter, shape: Sequence[int], index: int) -> Any:
         built = assembly.augmenter(
             spec,
-            model,
+            shape,
             class_counts=self.data.class_counts,
             head_ratio=self.data.spec.head_ratio,
-            image_size=self.data.source.image_size,
             seed=seed_for(self.recipe.seed, "augmenter", index),
         )
         return self.placed(built)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ AWKWARD = [
 
 
 def test_csv_brings_commas_quotes_and_line_breaks_through():
-    header, *rows = csv.reader(io.StringIO(written(to_csv, AWKWARD), newline=""))
+    header, *rows = csv.reader(io.StringIO(written(partial(to_csv, top=2), AWKWARD), newline=""))
     assert header == ["path", "label", "probability", "label_2", "probability_2"]
     assert rows == [
         ['a,b "c"\nd.png', "se,ven", "0.750000", 'ei"ght', "0.250000"],
@@ -207,6 +208,7 @@ def test_json_is_an_array_of_objects():
 
 def test_no_prediction_is_a_header_or_an_empty_array():
     assert written(to_csv, []) == "path,label,probability\n"
+    assert written(partial(to_csv, top=2), []) == "path,label,probability,label_2,probability_2\n"
     assert json.loads(written(to_json, [])) == []
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safa.augmenters import SAFA
+from safa import assembly
+from safa import recipe as recipes
 from safa.bench import setting as settings
 from safa.bench.setting import COUNTS, IMAGE_SIZE, Setting
 from safa.bench.turns import seconds_of
@@ -82,8 +83,11 @@ def _plugged(setting: Setting, safa: bool) -> PlugIn:
     model = settings.network(setting)
     if not safa:
         return PlugIn(model)
-    place = PlugIn.probe(model, IMAGE_SIZE, only=model.before)[0]
-    return PlugIn(model, model.before, SAFA(place.shape[0], COUNTS.tolist()))
+    spec = recipes.Augmenter("safa")
+    shape = assembly.entering(spec, model, IMAGE_SIZE)
+    ratio = recipes.Data.head_ratio
+    augmenter: Any = assembly.augmenter(spec, shape, class_counts=COUNTS.tolist(), head_ratio=ratio, seed=0)
+    return PlugIn(model, model.before, augmenter)
 
 
 def _batches(setting: Setting, pairs: bool) -> Batches:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.table import Table
 
 from safa.commands.console import out, say, warn
 from safa.errors import UserError, closest
+
+Writer = Callable[[Iterable[Any], TextIO], None]
 
 
 def evaluate(run: str, split: str, root: str | None, json: bool) -> int:
@@ -34,7 +38,7 @@ def predict(
     from safa.deploy import network, predict
     from safa.files import refuse_unwritable_file, write_atomically
 
-    writers = {"csv": predict.to_csv, "json": predict.to_json}
+    writers: dict[str, Writer] = {"csv": partial(predict.to_csv, top=top), "json": predict.to_json}
     if format not in writers:
         raise UserError(f"format must be csv or json, got {format!r}{closest(format, writers)}")
     if output is not None:

@@ -91,22 +91,22 @@ def predict_paths(
     return _predictions(deployed, files, batch_size, top, on_corrupt == "skip", say)
 
 
-def to_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
+def to_csv(predictions: Iterable[Prediction], stream: TextIO, top: int = 1) -> None:
     """Write the columns ``path, label, probability``, and for more classes ``label_2, probability_2, …``.
 
     A file to write into is opened with ``newline=""``, as always for the csv module.
+
+    Args:
+        predictions: from ``predict_paths``.
+        stream: takes the text.
+        top: how many classes each prediction names, for the header, which is there even if no image could be read.
     """
     writer = csv.writer(stream, lineterminator="\n")
-    header_written = False
+    writer.writerow(_header(top))
     for prediction in predictions:
-        if not header_written:
-            writer.writerow(_header(len(prediction.labels)))
-            header_written = True
         guesses = zip(prediction.labels, prediction.probabilities, strict=True)
         cells = chain.from_iterable((label, f"{value:.{_DECIMALS}f}") for label, value in guesses)
         writer.writerow([prediction.path, *cells])
-    if not header_written:
-        writer.writerow(_header(1))
 
 
 def to_json(predictions: Iterable[Prediction], stream: TextIO) -> None:
