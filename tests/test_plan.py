@@ -267,6 +267,18 @@ def test_what_an_average_keeps_of_its_beginning_is_what_torchs_average_keeps():
     assert f": {kept:.0%} of the average" in remark
 
 
+def test_an_augmenter_that_is_built_anew_for_another_rate_is_told():
+    practising = Augmenter("safa", {"practice": True}, lr_scale=0.1)
+    idle = Stage(100, augmenter=practising, generate=False)
+    told = plan.remarks(run(idle, Stage(100, augmenter=replace(practising, lr_scale=100))))
+    assert told == [
+        "stages.1.augmenter is safa with other settings than in the stage before, so it begins anew: what the former "
+        "one learnt is dropped"
+    ]
+    assert plan.remarks(run(idle, Stage(100, augmenter=practising))) == []
+    assert plan.remarks(run(idle, Stage(100, augmenter=Augmenter("mixup")))) == []
+
+
 @pytest.mark.parametrize("name", library.names())
 def test_nothing_is_remarked_on_a_recipe_of_the_library(name):
     assert plan.remarks(recipes.load(library.find(name)[1])) == []

@@ -392,3 +392,16 @@ def test_a_damaged_checkpoint_is_called_so(tiny_recipe, tiny_data, tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"PK" + bytes(100))
     with pytest.raises(UserError, match="is no checkpoint of safa, or is damaged; delete it to train anew"):
         train(tiny_recipe, tiny_data, tmp_path)
+
+
+@pytest.mark.parametrize("others", [(0, 0), (1, 2), (4, 0)])
+def test_processes_that_do_not_see_the_same_checkpoint_do_not_start(
+    others, tiny_recipe, tiny_data, tmp_path, monkeypatch
+):
+    """As on two computers without a common disk: one would begin at epoch 0 beside another at epoch 1."""
+    train(tiny_recipe, tiny_data, tmp_path, at=STEPS + 1)
+    trainer = Trainer(tiny_recipe, tiny_data, tmp_path, runs.accelerator_for(tiny_recipe, runs.Machine()))
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda own: torch.cat([own, own.new_tensor([others])]))
+    with pytest.raises(UserError, match="would not go on from one state"):
+        trainer.run()
+    assert checkpoint.load(tmp_path / CHECKPOINT)["done"] == 1

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from safa import recipe as recipes
@@ -126,9 +127,9 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, la
 
 
 def remarks(recipe: recipes.Recipe) -> list[str]:
-    """What a stage that was shortened leaves behind, a sentence each, for the user."""
+    """What a user may not have meant in stages that can be trained, a sentence each."""
     trained = [(index, stage) for index, stage in enumerate(recipe.stages) if stage.epochs > 0]
-    return [*_unreached_milestones(recipe, trained), *_long_averages(trained)]
+    return [*_unreached_milestones(recipe, trained), *_long_averages(trained), *_dropped_augmenters(trained)]
 
 
 def _unreached_milestones(recipe: recipes.Recipe, trained: Trained) -> list[str]:
@@ -161,6 +162,19 @@ def _long_averages(trained: Trained) -> list[str]:
             found.append(
                 f"stages.{index}.averaged_epochs is {stage.averaged_epochs:g} in a stage of {stage.epochs} epochs: "
                 f"{left:.0%} of the average is still what the stage begins with; {stage.epochs / 3:.2g} would leave 5%"
+            )
+    return found
+
+
+def _dropped_augmenters(trained: Trained) -> list[str]:
+    """An augmenter stays only while its recipe stays the same to the letter."""
+    found = []
+    for (_, before), (index, after) in pairwise(trained):
+        old, new = before.augmenter, after.augmenter
+        if old is not None and new is not None and old.name == new.name and old != new:
+            found.append(
+                f"stages.{index}.augmenter is {new.name} with other settings than in the stage before, so it begins "
+                "anew: what the former one learnt is dropped"
             )
     return found
 

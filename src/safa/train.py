@@ -103,8 +103,7 @@ class Trainer:
         """
         if self.accelerator.is_main_process:
             files.remove_halves(self.folder)
-        if not self.resume():
-            self._reuse_prefix()
+        self._begin()
         self._write_log()
         with StopRequest() as stop, self.progress:
             self.progress.start(self.recipe.method, len(self.plan), self.done)
@@ -386,30 +385,41 @@ class Trainer:
             )
         return state
 
-    def resume(self) -> bool:
-        """Go on from this folder's own checkpoint, if it has one."""
-        state = self.saved()
-        if state is not None:
-            self._restore(state)
-        return state is not None
+    def _begin(self) -> None:
+        """Go on from this folder's own checkpoint, else from the longest prefix of the plan that the cache knows."""
+        own = self.saved()
+        state = own or self._known_prefix()
+        self._refuse_different_starts(state)
+        if state is None:
+            return
+        self._restore(state)
+        if own is None and self.accelerator.is_main_process:  # if nothing is left to train, it will save nothing else
+            checkpoint.save(self.folder / CHECKPOINT, state)
 
-    def _reuse_prefix(self) -> None:
-        """Start from the longest prefix of the plan that the cache knows."""
+    def _known_prefix(self) -> dict[str, Any] | None:
         known = (epoch for epoch in reversed(self.plan) if self.cache is not None and epoch.key in self.cache)
         epoch = next(known, None)
         if epoch is None or self.cache is None:
-            return
+            return None
         trained = sum(before.trains for before in self.plan[: epoch.index + 1])
         cached = self.cache.load(epoch.key)
         log = provenance.own_log(cached, self.data)
         for entry in log:
             entry["stage"] = self.plan[entry["epoch"]].stage_index  # another run may cut the same epochs otherwise
         own = {"history": log, "tested_on": provenance.tested_on(self.data)}
-        state = {**cached, **own, "reused_epochs": trained, "stage": epoch.stage_index}
         self.reused_of = cached.get("made_with", {})
-        self._restore(state)
-        if self.accelerator.is_main_process:  # where nothing is left to train, this is all the run will save
-            checkpoint.save(self.folder / CHECKPOINT, state)
+        return {**cached, **own, "reused_epochs": trained, "stage": epoch.stage_index}
+
+    def _refuse_different_starts(self, state: dict[str, Any] | None) -> None:
+        """Each process looks for itself; one that finds nothing would mix gradients of other epochs into theirs."""
+        start = [0, 0] if state is None else [state["done"], state["step"]]
+        starts = self.accelerator.gather(torch.tensor([start], device=self.device))
+        if (starts != starts[0]).any():
+            states = ", ".join(f"epoch {done} step {step}" for done, step in sorted(set(map(tuple, starts.tolist()))))
+            raise UserError(
+                f"the processes would not go on from one state ({states}), for they do not see the same {CHECKPOINT} "
+                "or cache: let all of them read one folder, or start again if another run has just written there"
+            )
 
     def _save(self, epoch: Epoch) -> None:
         if not self.accelerator.is_main_process:

@@ -83,6 +83,22 @@ def test_paired_difference_by_hand():
     assert not pair.last.is_clear
 
 
+def test_groups_of_other_classes_are_not_subtracted():
+    """As when a meta set is taken out: a class of 20 images has 10 left and is few-shot, and its error moves over."""
+    ours = [line | {"groups": {"many": [0], "medium": [], "few": [1, 2]}} for line in results("CE-SAFA", [0, 1])]
+    theirs = [line | {"groups": {"many": [0], "medium": [1], "few": [2]}} for line in results("CE", [0, 1])]
+    (pair,) = paired([*theirs, *ours], "CE")
+    assert pair.last.n == pair.many.n == 2
+    assert pair.medium is None
+    assert pair.few is None
+
+
+def test_runs_of_another_number_of_processes_are_told_apart():
+    """Each process pairs its own rows, so they are not the same run on another machine."""
+    lines = [*results("CE", [0, 1], processes=1), *results("CE", [0], processes=4)]
+    assert [(row.label, row.n) for row in summarise(lines)] == [("CE (1 process)", 2), ("CE (4 processes)", 1)]
+
+
 def test_a_tie_is_not_a_win():
     lines = [*results("CE", [0], error_last=50), *results("CE-SAFA", [0], error_last=50)]
     (pair,) = paired(lines, baseline="CE")

@@ -14,8 +14,15 @@ def test_the_quantiles_of_t_are_those_of_scipy(degrees):
     assert t_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=5e-4)
 
 
-def test_beyond_the_table_the_quantile_is_that_of_the_normal():
-    assert t_975(31) == t_975(1000) == pytest.approx(stats.norm.ppf(0.975), abs=5e-5)
+def test_beyond_the_table_the_quantile_stays_so_that_nothing_is_called_clear_too_early():
+    assert t_975(31) == t_975(1000) == t_975(30) > stats.t.ppf(0.975, 31)
+
+
+@pytest.mark.parametrize(("seeds", "clear"), [(2, False), (5, False), (6, True)])
+def test_equal_differences_are_clear_where_a_sign_test_is(seeds, clear):
+    assert (stats.binomtest(0, seeds).pvalue < 0.05) == clear
+    assert difference([9.375] * seeds, [10.0] * seeds).is_clear is clear
+    assert not difference([10.0] * seeds, [10.0] * seeds).is_clear
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])

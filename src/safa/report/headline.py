@@ -12,7 +12,7 @@ TIE = 0.05  # points; less is 0.0 in print
 FEW_TEST_IMAGES = 100  # below, one image is more than a point
 CLEAR_NOTE = (
     "A difference is called clear when the 95 % confidence interval of its mean, by Student's t over seeds, leaves "
-    "out 0."
+    "out 0; where all seeds differ by the same, when there are six of them."
 )
 
 
@@ -32,12 +32,13 @@ def headline(comparison: Comparison) -> Headline:
     pairs = paired(comparison.lines, comparison.baseline)
     gaps = {pair.method: gap for pair in pairs if (gap := _gap(pair, comparison.rare_group)) is not None}
     if not gaps:
-        return _unpaired(comparison, rows)
+        return _unpaired(comparison, rows, paired_at_all=any(pair.seeds for pair in pairs))
     best = min(gaps, key=lambda method: gaps[method].mean)
     pair = next(pair for pair in pairs if pair.method == best)
     whom = "the rare classes" if comparison.rare_group != "many" else "the classes"
     claim = _claim(pair, gaps[best], whom, rivals=len(pairs))
-    return Headline(claim, _detail(comparison, pair, rows[pair.baseline], rows[pair.method]))
+    detail = _detail(comparison, pair, rows[pair.baseline], rows[pair.method])
+    return Headline(claim, f"{detail} {_chosen(len(gaps))}".rstrip())
 
 
 def _gap(pair: Paired, group: str) -> Difference | None:
@@ -48,7 +49,7 @@ def _gap(pair: Paired, group: str) -> Difference | None:
 def _claim(pair: Paired, gap: Difference, whom: str, rivals: int) -> str:
     amount = f"{abs(gap.mean):.1f} points {'more' if gap.mean < 0 else 'fewer'}"
     ending = f"of {whom}’ images right than {pair.baseline}"
-    seen = "On one seed, " if gap.sd is None else "" if gap.is_clear else "Within the seeds’ spread, "
+    seen = _seen(gap)
     if abs(gap.mean) < TIE:
         return f"{seen}{pair.method} gets as many of {whom}’ images right as {pair.baseline}"
     if gap.mean < 0:
@@ -57,6 +58,15 @@ def _claim(pair: Paired, gap: Difference, whom: str, rivals: int) -> str:
         return f"{seen}{pair.method} does not help {whom}: it gets {amount} {ending}"
     nobody = f"{seen}no method" if seen else "No method"
     return f"{nobody} helps {whom}: the closest, {pair.method}, gets {amount} {ending}"
+
+
+def _seen(gap: Difference) -> str:
+    """How sure the claim is, in front of it; nothing where it is clear."""
+    if gap.sd is None:
+        return "On one seed, "
+    if gap.is_clear:
+        return ""
+    return f"On only {gap.n} seeds, though alike, " if gap.sd == 0 else "Within the seeds’ spread, "
 
 
 def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str:
@@ -79,6 +89,13 @@ def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str
     return " ".join(sentences)
 
 
+def _chosen(rivals: int) -> str:
+    """The best of several looks better than it is, and more so the more there are."""
+    if rivals == 1:
+        return ""
+    return f"It is the best of {rivals} methods by this very figure, so part of the difference may be the choice."
+
+
 def _price(many: Difference) -> str:
     amount = f"{many.text(signed=True)} points of error"
     if many.sd is not None and not many.is_clear:
@@ -98,11 +115,15 @@ def _from_to(pair: Paired, theirs: Row, ours: Row, figure: str) -> str:
     if before is None or after is None or gap is None:
         return "not known"
     # The means are over each method's own seeds, the difference over the common ones.
-    over = f" over {gap.n} common seeds, lower in {gap.wins}" if gap.n > 1 else ""
+    over = "" if gap.n == before.n == after.n == 1 else f" over {_common(gap.n)}, lower in {gap.wins}"
     return (
         f"{before.mean:.2f} % with {pair.baseline}, {after.mean:.2f} % with {pair.method}, "
         f"a difference of {gap.text(signed=True)} points{over}"
     )
+
+
+def _common(seeds: int) -> str:
+    return "the one common seed" if seeds == 1 else f"{seeds} common seeds"
 
 
 def _single(comparison: Comparison, row: Row) -> Headline:
@@ -120,14 +141,19 @@ def _single(comparison: Comparison, row: Row) -> Headline:
     )
 
 
-def _unpaired(comparison: Comparison, rows: dict[str, Row]) -> Headline:
+def _unpaired(comparison: Comparison, rows: dict[str, Row], paired_at_all: bool) -> Headline:
     group = comparison.rare_group
     errors = {label: getattr(row, group) for label, row in rows.items()}
     listed = ", ".join(f"{figure.text()} % with {label}" for label, figure in errors.items() if figure)
+    if paired_at_all:
+        claim = f"The {group}-shot classes are not the same in {comparison.baseline} and the others"
+        reason = "Bounds or held-out images differ; run the methods with the same ones."
+    else:
+        claim = f"No method shares a seed with {comparison.baseline}"
+        reason = "Differences between different seeds mix the method with chance; run the methods on the same seeds."
     return Headline(
-        f"No method shares a seed with {comparison.baseline}, so nothing is compared",
-        f"Test error on {describe_group(comparison, group)}: {listed or 'not known'}. Differences between "
-        "different seeds mix the method with chance; run the methods on the same seeds.",
+        f"{claim}, so nothing is compared",
+        f"Test error on {describe_group(comparison, group)}: {listed or 'not known'}. {reason}",
     )
 
 

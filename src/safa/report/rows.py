@@ -22,7 +22,8 @@ class Row:
     Attributes:
         method: as the lines say, the paper's name.
         distinctions: what tells this row from another of the same method: recipe, number of epochs, precision, and
-            each ``key=value`` that was set otherwise than in the recipe; often empty.
+            each ``key=value`` that was set otherwise than in the recipe; often empty. Also the number of processes,
+            which pair their own rows.
         epochs: how long each run was.
         changed: whether something was set otherwise than in the recipe.
         seeds: the seeds behind the row, in order.
@@ -83,6 +84,7 @@ class Paired:
     Attributes:
         method, baseline: labels of the two rows.
         seeds: the common seeds; empty when there is none, and then every difference is None.
+        many, medium, few: None, too, where the two do not mean the same classes by it.
     """
 
     dataset: str
@@ -101,8 +103,9 @@ def summarise(lines: Iterable[Line]) -> list[Row]:
     """Group lines by data set, imbalance factor, model and method, one row each.
 
     Rows stand in the order in which data set, factor and model, then method, first appear. Lines of one
-    method whose recipe, number of epochs or precision differ are not averaged: they become rows of their own, told
-    apart by ``distinctions``. Of two lines with the same seed the later counts, as result files are append-only.
+    method whose recipe, number of epochs, precision or number of processes differ are not averaged: they become
+    rows of their own, told apart by ``distinctions``. Of two lines with the same seed the later counts, as result
+    files are append-only.
     """
     blocks = grouped(list(lines))
     return [_row(block, group) for block, methods in blocks.items() for group in methods.values()]
@@ -145,11 +148,13 @@ def _distinctions(lines: Sequence[Line]) -> list[tuple[str, ...]]:
     of_recipes = _with_several(lines, method, _recipe)
     of_lengths = _with_several(lines, recipe, lambda line: line["epochs"])
     of_precisions = _with_several(lines, recipe, _precision)
+    of_processes = _with_several(lines, recipe, _processes)
     found = []
     for line in lines:
         parts = [_recipe(line)] if method(line) in of_recipes else []
         parts += [f"{line['epochs']} epochs"] if recipe(line) in of_lengths else []
         parts += [_precision(line)] if recipe(line) in of_precisions else []
+        parts += [_processes(line)] if recipe(line) in of_processes else []
         parts += line.get("changes", [])
         found.append(tuple(parts))
     return found
@@ -169,6 +174,11 @@ def _recipe(line: Line) -> str:
 
 def _precision(line: Line) -> str:
     return str(line.get("precision", "unknown precision"))
+
+
+def _processes(line: Line) -> str:
+    number = int(line.get("processes", 1))
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def block_of(line: Mapping[str, Any]) -> Block:
@@ -247,16 +257,24 @@ def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs
     def gap(key: str) -> Difference | None:
         return difference([ours[seed][key] for seed in seeds], [theirs[seed][key] for seed in seeds])
 
+    def gap_of(group: str) -> Difference | None:
+        same = all(_classes(ours[seed], group) == _classes(theirs[seed], group) for seed in seeds)
+        return gap(f"error_{group}") if same else None
+
     return Paired(
         *block,
         method=label,
         baseline=baseline,
         seeds=seeds,
         last=gap("error_last"),
-        many=gap("error_many"),
-        medium=gap("error_medium"),
-        few=gap("error_few"),
+        many=gap_of("many"),
+        medium=gap_of("medium"),
+        few=gap_of("few"),
     )
+
+
+def _classes(line: Line, group: str) -> object:
+    return line.get("groups", {}).get(group)
 
 
 def against_paper(rows: Sequence[Row], table: str = "table1") -> list[Row]:

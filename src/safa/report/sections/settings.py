@@ -27,7 +27,7 @@ def settings(comparison: Comparison) -> str:
         if text
     )
     return (
-        f"<p>{PROTOCOL}</p>{_subset_note(comparison)}"
+        f"<p>{PROTOCOL}</p>{_subset_note(comparison)}{_groups_note(comparison)}"
         f"<p>{'All runs' if len(runs) > 1 else 'The run'}: {', '.join(shared)}.</p>"
         f"{table(differing, body)}{listed}"
     )
@@ -80,4 +80,16 @@ def _subset_note(comparison: Comparison) -> str:
     return absent(
         f"the methods did not train on the same images for seed {', '.join(mixed)}: the hashes of subset "
         "or images differ, so part of a difference may come from them"
+    )
+
+
+def _groups_note(comparison: Comparison) -> str:
+    """Images that are held out, and bounds of a recipe's own, can put a class into another group."""
+    first = comparison.runs[0]
+    others = [run.name for run in comparison.runs if run.result["groups"] != first.result["groups"]]
+    if not others:
+        return ""
+    return absent(
+        f"many, medium and few are not the same classes in all runs; the charts have those of {first.name}, and no "
+        f"difference of a group that is another is shown. Other groups: {', '.join(others)}"
     )
