@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from safa.report.comparison import Comparison
@@ -91,9 +92,13 @@ def mistaken(comparison: Comparison, mistakes: Mistakes, width: int = 420) -> Fi
     height = margin + side * len(rows)
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((margin / width, 0, side * len(columns) / width, side * len(rows) / height))
-    for row, column in np.ndindex(values.shape):
-        name = "right" if row == column else _group(comparison, names[column])
-        _cell(axes, row, column, float(values[row, column]), name)
+    groups = [_group(comparison, name) for name in names]
+    _squares(axes, list(np.ndindex(values.shape)), facecolors="none", edgecolors=colour("rule"))
+    taken = [(row, column) for row, column in np.argwhere(values > 0).tolist()]
+    # The root keeps a share of 5 % visible beside one of 80 %.
+    strengths = [min(1.0, float(values[cell] / 100) ** 0.5) for cell in taken]
+    inks = [colour("right" if row == column else groups[column]) for row, column in taken]
+    _squares(axes, taken, facecolors=[to_rgba(*ink) for ink in zip(inks, strengths, strict=True)], edgecolors="none")
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
@@ -102,12 +107,10 @@ def mistaken(comparison: Comparison, mistakes: Mistakes, width: int = 420) -> Fi
     return figure
 
 
-def _cell(axes: Any, row: int, column: int, share: float, name: str) -> None:
-    axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=colour("rule"), linewidth=0.5))
-    if share > 0:
-        # The root keeps a share of 5 % visible beside one of 80 %.
-        strength = min(1.0, (share / 100) ** 0.5)
-        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour(name), alpha=strength, linewidth=0))
+def _squares(axes: Any, cells: Sequence[tuple[int, ...]], **style: Any) -> None:
+    """Squares at (row, column) in one collection: a thousand patches of their own take seconds."""
+    corners = [[(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)] for row, column in cells]
+    axes.add_collection(PolyCollection(corners, linewidths=0.5, **style))
 
 
 def _columns(comparison: Comparison, mistakes: Mistakes) -> tuple[FloatArray, list[str]]:
