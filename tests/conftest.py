@@ -56,3 +56,14 @@ def tiny_run(tiny_recipe, tiny_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "run"
     runs.run(Job("tiny", tiny_recipe, folder), runs.Machine(), tiny_data)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pages_without_charts():
+    """Charts take seconds a page and have tests of their own, in ``tests/report``."""
+    from safa.report.sections import SECTIONS
+
+    kept = [section for section in SECTIONS if section.anchor in ("summary", "settings")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("safa.report.page.SECTIONS", kept)
+        yield

@@ -26,7 +26,10 @@ from safa.commands import console, trained, training
 from safa.data import digits
 from safa.recipe import Named
 from safa.report import lines
+from safa.report.sections import SECTIONS
 from tests.report.test_lines import LINE
+
+pytestmark = pytest.mark.usefixtures("pages_without_charts")
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def files(tiny_recipe, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def compared(files, tmp_path_factory) -> tuple[Path, str]:
+def compared(files, tmp_path_factory, pages_without_charts) -> tuple[Path, str]:
     """Folder and standard output of a comparison over two seeds."""
     out, printed = tmp_path_factory.mktemp("runs"), io.StringIO()
     console.out.file = printed
@@ -457,12 +460,15 @@ def test_report_of_a_baseline_alone_has_no_empty_table(options, call, compared):
     assert "wins" not in printed
 
 
-def test_report_draws_a_page_of_run_folders(call, compared, tmp_path):
+def test_report_draws_a_page_of_run_folders(call, compared, tmp_path, monkeypatch):
+    monkeypatch.setattr("safa.report.page.SECTIONS", SECTIONS)
     out, _ = compared
     status, printed, _ = call("report", out / "drw-seed0", out / "safa-seed0", "--output", tmp_path / "page.html")
     assert status == 0
     assert f"page: {tmp_path / 'page.html'}\n" in printed
-    assert "<html" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "<html" in page
+    assert "<svg" in page
 
 
 def test_report_fills_the_tables_of_a_text(call, compared, tmp_path):

@@ -210,6 +210,7 @@ def test_a_stop_during_the_last_evaluation_is_heard(tiny_recipe, tiny_data, tmp_
     assert not train(recipe, tiny_data, tmp_path)
 
 
+@pytest.mark.usefixtures("pages_without_charts")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_process_that_gets_a_signal_can_be_resumed_to_the_same_bits(
     number, status, tiny_recipe, tiny_run, tmp_path, capsys
