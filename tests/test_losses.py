@@ -537,6 +537,21 @@ def test_settings_show_in_the_representation():
 # --- errors ------------------------------------------------------------------------------------------------
 
 
+@with_and_without_weight
+@pytest.mark.parametrize("name", ["cross_entropy", "balanced_softmax", "logit_adjustment"])
+def test_a_row_of_torchs_ignore_index_counts_for_nothing_where_the_loss_ends_in_torchs(name, weight):
+    logits, labels = batch()
+    criterion, rest = CRITERIA[name](weight=tensor_or_none(weight)), [row for row in range(11) if row != 3]
+    ignored = labels.index_fill(0, torch.tensor([3]), -100)
+    torch.testing.assert_close(criterion(logits, ignored), criterion(logits[rest], labels[rest]))
+
+
+def test_ldam_has_no_margin_for_torchs_ignore_index():
+    logits, labels = batch()
+    with pytest.raises(IndexError, match="-100 is out of bounds"):
+        LDAMLoss(COUNTS)(logits, torch.full_like(labels, -100))
+
+
 @pytest.mark.parametrize("loss", [LDAMLoss, BalancedSoftmaxLoss, LogitAdjustmentLoss])
 @pytest.mark.parametrize(
     ("counts", "said"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from safa import assembly, checkpoint, runs
+from safa import assembly, checkpoint, evaluate, runs
 from safa.assembly import network
 from safa.data import dataset
 from safa.errors import UserError
@@ -22,7 +22,7 @@ from safa.losses import CrossEntropyLoss
 from safa.progress import Progress
 from safa.recipe import Augmenter, Model, Named, Optimizer, Recipe, Schedule, Stage
 from safa.train import CHECKPOINT, Trainer
-from safa.types import Augmented
+from safa.types import Augmented, Lookahead
 from safa.weighting import effective_number_weights
 
 SAFA = Augmenter("safa")
@@ -78,6 +78,13 @@ class Odd(nn.Module):
     def forward(self, features, labels):
         loss = self.weight.sum() * math.nan
         return Augmented(features, labels, loss, {"fine": torch.tensor(1.0), "odd": loss.detach()})
+
+
+class Bent(Odd):
+    """An augmenter whose one term is 0, with a gradient that is no number."""
+
+    def forward(self, features, labels):
+        return Augmented(features, labels, (self.weight.sum() * 0).sqrt())
 
 
 class NoModule:
@@ -220,6 +227,11 @@ def test_an_idle_augmenter_that_wakes_up_learns(trained):
     assert not equal(trainer.augmenter.state_dict(), make_augmenter(trainer).state_dict())
 
 
+def test_an_augmenter_that_learns_while_idle_does_so_in_a_stage_that_generates_nothing(trained):
+    trainer = trained(Stage(1, augmenter=Augmenter("rsg"), generate=False))
+    assert trainer.augmenter.centers.any()  # they start at 0
+
+
 def test_the_rate_of_every_epoch_is_that_of_the_plan(trained):
     schedule = Schedule(lr=0.05, milestones=(2,), factor=0.1, warmup_epochs=2)
     trainer = trained(Stage(3), schedule=schedule)
@@ -292,6 +304,19 @@ def test_a_strength_to_be_chosen_without_validation_images_is_found_before_train
     assert "head 'tau_normalised' chooses a setting on validation images and there are none" in message
 
 
+def test_heads_are_fitted_to_training_images_and_choose_on_validation_images(make, tiny_data):
+    data = dataset.load(replace(tiny_data.spec, validation_per_class=2, validation_from="left_out"))
+    parts = make(Stage(1), data=data).parts
+    model = parts.network().eval()
+    fitting = parts.fitting(model)
+    for found, split in ((fitting.train(), data.train), (fitting.validation(), data.validation)):
+        images, labels = parts.images_of(split, range(len(split)))
+        with torch.no_grad(), assembly.head_inputs(model) as seen:
+            model(images)
+        assert torch.equal(found[1], labels)
+        torch.testing.assert_close(found[0], seen[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("stages", "model", "message"),
     [
@@ -319,6 +344,26 @@ def test_image_weights_are_learnt_in_a_stage_and_the_run_repeats_bit_for_bit(nam
     assert math.isfinite(first.history[1]["loss"])
     assert first.history[0]["diagnostics"] == {}
     assert 0 < first.history[1]["diagnostics"]["images_weighing"] <= 100
+
+
+class Looked(nn.Module):
+    """Weighs all images alike and notes by what it could have told them apart."""
+
+    seen: list[Lookahead] = []  # noqa: RUF012
+
+    def forward(self, look):
+        self.seen.append(look)
+        return torch.full((len(look.labels),), 1 / len(look.labels))
+
+
+def test_image_weights_look_at_the_meta_set_and_at_the_rate_of_the_epoch(trained, meta_data):
+    Looked.seen.clear()
+    falling = replace(CONSTANT, milestones=(1,), factor=0.1)
+    stage = Stage(2, reweighting=Named("tests.test_train:Looked"))
+    steps = len(trained(stage, data=meta_data, model=LINEAR, schedule=falling).batches)
+    assert [look.lr for look in Looked.seen] == pytest.approx([0.1] * steps + [0.01] * steps)
+    first_round = torch.cat([look.meta_labels for look in Looked.seen[:2]])  # batches of 16 and of 4
+    assert sorted(first_round.tolist()) == sorted(meta_data.meta.labels.tolist())
 
 
 def test_image_weights_without_a_meta_set_are_refused_with_a_way_out(make):
@@ -414,6 +459,20 @@ def test_clipping_leaves_to_the_network_what_is_left_to_it_without_an_augmenter(
     beside = trained(Stage(2, augmenter=Augmenter("rsg"), generate=False), folder=tmp_path / "beside", clip=0.5)
     assert beside.augmenter is not None
     assert equal(weights(plain), weights(beside))
+
+
+class Clipped(Trainer):
+    """Notes the length of the augmenter's gradient after every clipping."""
+
+    def _clip(self, largest):
+        super()._clip(largest)
+        gradients = [p.grad.flatten() for p in self.augmenter.parameters() if p.grad is not None]
+        self.lengths = [*getattr(self, "lengths", []), torch.cat(gradients).norm().item()]
+
+
+def test_clipping_bounds_the_augmenters_gradient_on_its_own(trained):
+    trainer = trained(Stage(1, augmenter=Augmenter("rsg")), kind=Clipped, clip=1e-3)
+    assert trainer.lengths == pytest.approx([1e-3] * STEPS, rel=1e-3)
 
 
 def test_bf16_trains_weights_that_are_float32(trained, tmp_path):
@@ -613,6 +672,12 @@ def test_a_broken_term_of_the_augmenter_is_named_rather_than_the_total(make):
     assert "the loss term 'odd' is not finite in epoch 0, step 0" in message
 
 
+def test_an_update_that_breaks_the_augmenter_is_not_saved(make):
+    one_step_an_epoch = make(Stage(1, augmenter=Augmenter("tests.test_train:Bent")), batch_size=128)
+    assert "'weight' of the augmenter is not finite in epoch 0" in refused(one_step_an_epoch)
+    assert not (one_step_an_epoch.folder / CHECKPOINT).exists()
+
+
 @pytest.mark.parametrize("at", [STEPS - 1, 2 * STEPS - 1])
 def test_an_update_that_breaks_the_weights_in_an_epochs_last_step_is_not_saved(at, make):
     loss = Named("tests.test_train:Breaking", {"at": at, "gradient": True})
@@ -670,11 +735,13 @@ def test_the_log_has_a_line_per_epoch_with_every_term_of_eq_1_and_the_diagnostic
 
 
 def test_validation_images_are_tested_beside_the_test_images(trained, tiny_data):
-    from safa.data import dataset
-
     data = dataset.load(replace(tiny_data.spec, validation=0.2))
-    entry = trained(Stage(1), data=data).history[0]
+    trainer = trained(Stage(1), data=data)
+    (entry,) = trainer.history
     assert set(entry["validation"]) == set(entry["test"]) == {"error", "error_many", "error_medium", "error_few"}
+    for split in ("validation", "test"):
+        assert entry[split] == evaluate.summary(trainer.predict(split), data.groups)
+    assert len(trainer.predict("validation").labels) == len(data.validation)
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ Reading, for soft labels p and class weights w:
 ``reduction="none"`` returns what the mean sums up, one loss per row with its weight in it, shape (n,).
 
 Logits, labels or weights of another shape raise ``UserError``. Class ids out of range do not, for looking at them would
-wait for the device. Torch refuses them, but for -100, its ``ignore_index``: in all losses that end in torch's
-cross-entropy such a row counts for nothing, silently.
+wait for the device. Torch refuses them, but for -100, its ``ignore_index``: in cross-entropy, balanced softmax and
+logit adjustment such a row counts for nothing, silently. LDAM has no margin for it and ends in torch's error; focal
+loss divides by it as well. Leave such rows out.
 """
 
 from __future__ import annotations

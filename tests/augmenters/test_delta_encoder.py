@@ -111,8 +111,11 @@ def test_reading_identity_start_copies_tail_rows():
 
 
 def test_reading_generated_features_stay_above_the_smallest_real_one():
-    assert run(trained(), maps()).features[8:].min() == 0
-    assert run(trained(rectify=False), maps()).features[8:].min() < 0
+    for features in (maps(), maps() - 2):
+        smallest = features.min()
+        raw, made = (run(trained(rectify=rectify), features).features[8:] for rectify in (False, True))
+        assert raw.min() < smallest
+        assert torch.equal(made, raw.clamp(min=smallest))
 
 
 def test_reading_generated_rows_are_constants_and_the_reconstruction_trains_everything():
@@ -209,6 +212,12 @@ def test_tokens_and_vectors_are_maps_of_another_shape(layout):
     ).detach()
     expected = rows[..., 0].transpose(1, 2) if layout == "tokens" else rows[..., 0, 0]
     torch.testing.assert_close(out.features[8:], expected)
+
+
+def test_tokens_are_mixed_by_channel_alone():
+    tokens, order = maps().flatten(2).transpose(1, 2), [3, 0, 5, 1, 4, 2]
+    one, other = (run(trained(layout="tokens"), given).features for given in (tokens, tokens[:, order]))
+    torch.testing.assert_close(other, one[:, order])
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,14 @@ def test_shares_have_mean_and_variance_of_the_beta_distribution(alpha):
     assert abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.01
 
 
+@every_augmenter
+def test_the_share_is_drawn_with_the_alpha_that_was_given(make, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mixing, "_share", lambda alpha: asked.append(alpha) or 0.3)
+    run(make(COUNTS, alpha=0.2), maps())
+    assert asked == [0.2]
+
+
 @pytest.mark.parametrize("alpha", [1e-6, 1e6])
 def test_extreme_alpha_still_gives_a_share(alpha):
     torch.manual_seed(0)

@@ -155,17 +155,15 @@ def test_reading_pairs_of_q_are_not_those_of_a_pair_sampler():
 def test_reading_active_decides_what_learns_and_weight_decay_leaves_the_rest_alone():
     rsg = augmenter(active=False)
     optimizer = torch.optim.SGD(rsg.parameters(), lr=0.1, weight_decay=0.1)
-    for active, frozen in (
-        (False, rsg.transformation),
-        (True, rsg.pair_classifier),
-        (False, rsg.transformation),
-    ):
+    t, q = rsg.transformation, rsg.pair_classifier
+    for active, frozen, learning in ((False, t, q), (True, q, t), (False, t, q)):
         rsg.active = active
-        before = [parameter.clone() for parameter in frozen.parameters()]
+        still, moving = ([parameter.clone() for parameter in part.parameters()] for part in (frozen, learning))
         optimizer.zero_grad()
         learn(run(rsg, maps().float()))
         optimizer.step()
-        assert all(torch.equal(a, b) for a, b in zip(before, frozen.parameters(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(still, frozen.parameters(), strict=True))
+        assert all(not torch.equal(a, b) for a, b in zip(moving, learning.parameters(), strict=True))
 
 
 def test_reading_maximised_vectors_train_t_alone():
@@ -242,6 +240,12 @@ def test_tokens_and_vectors_are_maps_of_another_shape(layout):
     expected = rows[..., 0].transpose(1, 2) if layout == "tokens" else rows[..., 0, 0]
     torch.testing.assert_close(out.features[7:], expected)
     assert out.terms["mv"].item() == pytest.approx(active.maximized_vector())
+
+
+def test_tokens_are_mixed_by_channel_alone():
+    tokens, order = maps().flatten(2).transpose(1, 2), [3, 0, 5, 1, 4, 2]
+    one, other = (run(trained(layout="tokens"), given).features for given in (tokens, tokens[:, order]))
+    torch.testing.assert_close(other, one[:, order])
 
 
 def test_in_the_slot_it_learns_while_idle_and_grows_the_batch_when_active():

@@ -504,6 +504,19 @@ def test_reading_reach_is_the_whole_way_to_the_generated_feature_and_can_be_draw
     assert 0.8 < max(shares) <= 1
 
 
+def test_reading_every_generated_feature_has_a_drawn_share_of_its_own():
+    labels, found = [1, 1, 0, 0], []
+    features = maps(labels)
+    whole, drawn = (run(trained(reach=reach), features, labels) for reach in ("whole", "drawn"))
+    for order in ([2, 3], [3, 2]):  # which of the two tail features comes first is drawn
+        way, made = (out.features[4:] - features[order] for out in (whole, drawn))
+        shares = (made * way).flatten(1).sum(1) / way.square().flatten(1).sum(1)
+        if close(made, shares[:, None, None, None] * way):
+            found.append(shares)
+    (shares,) = found
+    assert abs(shares[0] - shares[1]) > 1e-3
+
+
 def test_reading_reach_can_be_as_far_as_q_finds_it_probable_that_both_ends_are_of_one_class():
     labels = [1, 1, 0, 0]
     features = maps(labels)
@@ -793,6 +806,12 @@ def test_equal_head_features_are_no_nan():
 
 def test_token_sequences_follow_the_same_equations():
     assert_equations_hold(layout="tokens")
+
+
+def test_tokens_are_mixed_by_channel_alone():
+    tokens, order = maps().flatten(2).transpose(1, 2), [3, 0, 5, 1, 4, 2]
+    one, other = (run(trained(layout="tokens"), given).features for given in (tokens, tokens[:, order]))
+    torch.testing.assert_close(other, one[:, order])
 
 
 def test_vectors_follow_the_same_equations():
