@@ -14,7 +14,8 @@ from torch import nn
 
 from safa import checkpoint, cli, runs
 from safa import recipe as recipes
-from safa.bench import command, memory, run, run_methods
+from safa.bench import command, costs, memory, run, run_methods
+from safa.bench import figures as measured
 from safa.bench import setting as settings
 from safa.bench.inference import gives_the_same_bits, with_and_without
 from safa.bench.loop import Loop
@@ -151,6 +152,57 @@ def test_every_figure_is_measured_printed_and_appended(tmp_path, capsys):
     printed = capsys.readouterr().out
     for words in ("SAFA step / plain step, bf16", "peak memory, SAFA", "bit-identical", "n = 1 rounds"):
         assert words in printed
+
+
+def test_speed_is_that_of_the_other_over_ours_and_cost_that_of_the_addition_over_the_plain(monkeypatch):
+    seconds = {
+        measured.ORDINARY: 8.0,
+        "our batches, float32": 4.0,
+        "+ channels-last": 3.0,
+        "+ bf16": 2.0,
+        "SAFA": 3.0,
+        "with": 2.0,
+        "without": 1.0,
+    }
+
+    def turns(variants, *_):
+        if "SAFA" in variants:
+            variants["SAFA"].step()  # or there is no number of generated rows to be averaged
+        return {name: [seconds[name]] for name in variants}
+
+    monkeypatch.setattr(measured, "take_turns", turns)
+    monkeypatch.setattr(measured.memory, "peak", lambda _, *, safa: 600.0 if safa else 500.0)
+    found = measured.measure(TINY, 1, 1)
+    assert {name: spread.median for name, spread in found.speed.items()} == {
+        "our batches, float32": 2,
+        "+ channels-last": 8 / 3,
+        "+ bf16": 4,
+    }
+    assert found.images_per_second["+ bf16"].median == 16 / 2
+    assert (found.safa_step.median, found.inference.median) == (1.5, 2)
+    assert (found.memory["plain"].median, found.memory["SAFA"].median) == (500, 600)
+
+
+def test_the_ways_of_plain_training_differ_by_one_change_at_a_time():
+    ways = [(loop.half, loop.layout) for loop in measured._plain_loops(TINY).values()]
+    assert ways == [
+        (False, torch.contiguous_format),
+        (False, torch.channels_last),
+        (True, torch.channels_last),
+    ]
+
+
+def test_the_cost_of_a_method_is_its_time_over_that_of_the_first(monkeypatch):
+    rows = methods(["ce", "ldam"])
+    first, other = (row.name for row in rows)
+    monkeypatch.setattr(costs, "take_turns", lambda variants, *_: {n: [2.0 if n == first else 6.0] for n in variants})
+    monkeypatch.setattr(costs.memory, "peak_of_steps", lambda _, name: 20.0 if name == first else 30.0)
+    monkeypatch.setattr(costs.memory, "peak_of_inference", lambda _, name: 10.0 if name == first else 15.0)
+    found = costs.measure(TINY, rows, 1, 1)
+    cost = found.methods[other]
+    assert (cost.step.median, cost.inference.median) == (3, 3)
+    assert (cost.step_memory, cost.inference_memory) == (30, 15)
+    assert (found.step_milliseconds.median, found.image_milliseconds.median) == (2000, 2000 / 16)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,24 @@ def test_every_augmenter_is_built_from_what_the_library_knows(name):
     assert isinstance(augmenter, Augmenter)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "published"),
+    [
+        ("augmenter", "rsg", {"num_centers": 15, "contrastive_dim": 256, "cesc": 0.1, "mv": 0.01}),
+        ("augmenter", "delta_encoder", {"code": 16, "dropout": 0.5}),
+        ("augmenter", "feature_transfer", {"energy": 0.95}),
+        ("loss", "focal", {"gamma": 1.0}),
+        ("loss", "ldam", {"max_margin": 0.5, "scale": 30.0}),
+        ("sampler", "effective_number", {"beta": 0.9999}),
+        ("weighting", "effective_number", {"beta": 0.9999}),
+    ],
+)
+def test_what_a_recipe_leaves_out_is_as_published(kind, name, published):
+    """No recipe names these, and a state in the cache is not found anew when one of them changes."""
+    parameters = inspect.signature(resolve(kind, name)).parameters
+    assert {option: parameters[option].default for option in published} == published
+
+
 def test_only_what_the_target_asks_for_is_given():
     loss = build("loss", "cross_entropy", {"label_smoothing": 0.1}, class_counts=[2, 1], weight=None, nonsense=3)
     assert isinstance(loss, CrossEntropyLoss)

@@ -327,10 +327,36 @@ def test_evaluate_as_json_is_one_object_with_the_figures_of_the_line(call, run):
 def test_evaluate_shows_groups_classes_and_best_on_test_in_its_own_row(call, run):
     status, out, _ = call("evaluate", run)
     assert status == 0
-    for word in ("top-1 error", "many-shot", "medium-shot", "few-shot", "balanced error", "expected calibration error"):
-        assert word in out
+    line = json.loads((run / "result.json").read_text())
+    keys = {
+        "top-1 error": "error_last",
+        "many-shot error": "error_many",
+        "medium-shot error": "error_medium",
+        "few-shot error": "error_few",
+        "balanced error": "balanced_error",
+        "expected calibration error": "ece",
+    }
+    for name, key in keys.items():
+        figure = "–" if line[key] is None else f"{line[key]:.2f}"
+        assert re.search(rf"{name}\s+│\s+{figure}\s", out), name
+    for name, count, error in zip(line["class_names"], line["class_counts"], line["error_per_class"], strict=True):
+        assert re.search(rf"│\s+{name}\s+│\s+{count}\s+│\s+{error:.1f}\s", out), name
     assert "best epoch on test*" in out
     assert "* chosen on the test set itself; for comparison only" in " ".join(out.split())
+
+
+def test_evaluate_reads_the_images_it_is_told_to(call, monkeypatch):
+    seen = []
+    monkeypatch.setattr("safa.runs.evaluate_run", lambda *given: seen.append(given) or {})
+    call("evaluate", "r", "--split", "validation", "--root", "x", "--json")
+    assert seen == [(Path("r"), "validation", "x")]
+
+
+def test_what_is_said_of_the_machine_reaches_it():
+    given = {"device": "cpu", "cache": "c", "out": None, "results": "f", "workers": 3, "track": True, "threads": None}
+    machine = training._machine(given)
+    assert (machine.device, machine.workers, machine.track) == ("cpu", 3, True)
+    assert (machine.cache, machine.results) == (Path("c"), Path("f"))
 
 
 def test_classes_are_shown_as_they_are_called(capsys):
@@ -629,7 +655,14 @@ def test_predict_writes_json_to_a_file(call, run, photos, tmp_path):
         "predict", run, photos / "0.png", "--format", "json", "--top", "3", "--output", tmp_path / "labels.json"
     )
     assert (status, out) == (0, "")
-    assert len(json.loads((tmp_path / "labels.json").read_text())) == 1
+    assert [len(row["top"]) for row in json.loads((tmp_path / "labels.json").read_text())] == [3]
+
+
+def test_predict_passes_over_a_file_that_is_no_image_if_told_to(call, run, photos, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    given = ("predict", run, photos / "0.png", tmp_path / "x.png")
+    assert call(*given)[0] == 2
+    assert call(*given, "--on_corrupt", "skip")[0] == 0
 
 
 def test_export_writes_the_bare_network_and_the_difference(call, run, tmp_path):

@@ -53,6 +53,13 @@ def test_real_and_unseen_rows_are_the_images_of_the_chosen_classes(found, traine
     assert found["is_head"].tolist() == np.isin(found["labels"], head).tolist()
 
 
+def test_no_class_has_more_rows_of_a_kind_than_are_drawn(trainer, monkeypatch):
+    monkeypatch.setattr(clouds, "PER_CLASS", 2)
+    few = clouds.features(trainer)
+    for kind in (REAL, TEST, GENERATED):
+        assert np.unique(few["labels"][few["kind"] == kind], return_counts=True)[1].max() == 2
+
+
 def test_generated_rows_are_of_tail_classes(found, trainer):
     _, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
     generated = found["labels"][found["kind"] == GENERATED]

@@ -231,6 +231,21 @@ def test_three_kinds_of_rows_have_every_figure_in_the_groups_of_the_classes_gene
     json.dumps(found, allow_nan=False)
 
 
+def test_training_rows_are_the_images_trained_on_of_the_classes_generated(trainer, monkeypatch):
+    generated, made = diagnosis._generated, []
+    monkeypatch.setattr(diagnosis, "_generated", lambda *given: made.append(generated(*given)) or made[0])
+    found, data = diagnose(trainer), trainer.data
+    tail = made[0].labels.unique().numpy()
+    trained_on = data.train.take(np.flatnonzero(np.isin(data.train.labels, tail)))
+    unseen = int(np.isin(data.source.test.labels, tail).sum())
+    assert (found["rows"]["training"], found["rows"]["test"]) == (len(trained_on), unseen)
+    images, labels = trainer.parts.images_of(trained_on, np.arange(len(trained_on)))
+    with torch.no_grad():
+        right = (trainer.model.eval()(images).argmax(1) == labels).float()
+    expected = np.mean([100 * right[labels == c].mean().item() for c in tail])
+    assert found["figures"]["training"]["all"]["assigned"] == pytest.approx(expected, abs=1e-2)
+
+
 def test_batch_norms_after_the_rows_are_told_in_their_order(found):
     assert list(found["batch_norm"]) == ["layer3.0.bn1", "layer3.0.bn2"]
     assert all(figure > 0 for figures in found["batch_norm"].values() for figure in figures.values())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
+import yaml
 
 from safa import library
 from safa import recipe as recipes
+from safa.catalog import CATALOG, resolve
 from safa.cli import parser
 from safa.commands.reporting import tables_of
 from safa.report import lines, readme
@@ -92,6 +96,58 @@ def test_every_command_is_one_and_every_recipe_and_setting_of_it_is_there(name):
             if not recipe.endswith(".yaml"):  # the reader's own
                 for path in library.select(recipe).values():
                     recipes.load(path, given.set)
+
+
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+KEYS = {
+    "Top level": recipes.Recipe,
+    "`data`": recipes.Data,
+    "`model`": recipes.Model,
+    "`optimizer`": recipes.Optimizer,
+    "`schedule`": recipes.Schedule,
+    "A stage": recipes.Stage,
+}
+
+
+@pytest.mark.parametrize("title", KEYS)
+def test_the_page_of_recipes_has_every_key_with_its_default(title):
+    section = re.search(rf"^### {title}\n(.*?)(?=^#)", RECIPES, re.M | re.S)[1]
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.M))
+    fields = {field.name: field for field in dataclasses.fields(KEYS[title])}
+    assert told.keys() == fields.keys()
+    for key, default in told.items():
+        wanted = fields[key].default
+        if default == "required" or wanted is dataclasses.MISSING:
+            assert wanted is fields[key].default_factory is dataclasses.MISSING, key
+        elif isinstance(wanted, recipes.Named):
+            assert default == f"`{wanted.name}`", key
+        elif not isinstance(wanted, recipes.Data | recipes.Model | recipes.Optimizer | recipes.Schedule):
+            assert plain(default) == (list(wanted) if isinstance(wanted, tuple) else wanted), key
+
+
+def plain(default: str) -> object:
+    """The value that a table gives, in words or as YAML; 1e-5 is a number there only with a point."""
+    words = {"none": None, "all": []}
+    return words[default] if default in words else yaml.safe_load(re.sub(r"(?<=\d)e-", ".0e-", default.strip("`")))
+
+
+WORD = re.compile(r"(`\w+`|[Aa]ll others|all|both)(?: (\d[\d.e-]*|true|false|`\w+`))?(: | \()?")
+"""A name, before its options; or an option and its default; or what begins the options that several names have."""
+
+
+@pytest.mark.parametrize("kind", ["loss", "weighting", "sampler", "head", "reweighting", "augmentation", "augmenter"])
+def test_the_page_of_recipes_has_every_name_and_the_defaults_of_its_options(kind):
+    row = re.search(rf"^\| `{kind}` \| (`.*`.*) \|$", RECIPES.partition("## Names and their options")[2], re.M)[1]
+    assert set(CATALOG[kind]) <= set(re.findall(r"`(\w+)`", row))
+    name, checked = "", 0
+    for word, default, opens in WORD.findall(row):
+        if opens and not default:
+            name = word.strip("`")
+        elif default and name in CATALOG[kind]:
+            option = inspect.signature(resolve(kind, name)).parameters[word.strip("`")]
+            assert option.default == plain(default), f"{name}: {word}"
+            checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

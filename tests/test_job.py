@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from safa.errors import UserError
-from safa.job import Job, dataset_name, job_of
+from safa.job import Job, dataset_name, describe, job_of
 
 
 @pytest.mark.parametrize("lacking", ["recipe.yaml", "data.json"])
@@ -23,6 +24,13 @@ def test_a_folder_that_is_no_run_is_called_so(lacking, tiny_run, tmp_path):
 def test_the_job_of_a_run_is_what_it_was_made_for(tiny_run, tiny_recipe):
     assert job_of(tiny_run) == Job("tiny", tiny_recipe, tiny_run)
     assert job_of(tiny_run, root="a b").recipe.data.root == "a b"
+
+
+def test_what_was_passed_over_and_noticed_is_told_in_the_folder(tiny_data, tiny_recipe, tmp_path):
+    data = replace(tiny_data, source=replace(tiny_data.source, skipped=("a.png",), notes=("small",)))
+    describe(Job("x", tiny_recipe, tmp_path), data)
+    told = json.loads((tmp_path / "data.json").read_text())
+    assert (told["skipped"], told["notes"]) == (["a.png"], ["small"])
 
 
 @pytest.mark.parametrize("name", ["photos", "/abs/photos", "photos/", "~/photos", ".", "../photos", "sub/.."])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ CONTROLS = [
 ]
 HOT = [name for name in CONTROLS if name.startswith("hot/")]
 AVERAGED = [name for name in CONTROLS if name.startswith("averaged/")]
+COSINE = [name for name in CONTROLS if name.startswith("cosine/")]
 PAPERS = ("table1/", "table6/", "controls/")
 CIFARS = ("cifar10", "cifar100")
 
@@ -148,6 +150,12 @@ def test_a_hot_stage_has_two_thirds_of_its_epochs_at_its_rate_and_the_rest_at_th
 def test_where_weights_are_averaged_the_rate_stands_still(name):
     assert rates_after_the_trunk(name) == [0.05] * 20
     assert load(name).stages[1].averaged_epochs == 6
+
+
+@pytest.mark.parametrize("name", COSINE)
+def test_a_cosine_stage_falls_to_nothing_by_half_a_cosine(name):
+    falling = [0.05 * (1 + math.cos(math.pi * epoch / 40)) / 2 for epoch in range(40)]
+    assert rates_after_the_trunk(name) == pytest.approx(falling)
 
 
 def rates_after_the_trunk(name: str) -> list[float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,17 +11,33 @@ import pytest
 from safa import outcome
 
 
-@pytest.mark.skipif(not (Path(outcome.__file__).parents[2] / ".git").exists(), reason="this is no checkout")
-def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ():
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", str(outcome.commit()))
+def git_in(folder: Path) -> Callable[..., str]:
+    command = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@y.z"]
+    return lambda *words: subprocess.run([*command, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path, monkeypatch):
+    code = tmp_path / "src" / "safa" / "outcome.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("# as committed\n")
+    git = git_in(tmp_path)
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "ours")
+    monkeypatch.setattr(outcome, "__file__", str(code))
+    assert outcome.commit() == git("rev-parse", "HEAD")
+    (tmp_path / "notes.txt").write_text("beside the code, and nothing that runs")
+    assert outcome.commit() == git("rev-parse", "HEAD")
+    code.write_text("# changed\n")
+    assert outcome.commit() == git("rev-parse", "HEAD") + "+changes"
 
 
 @pytest.mark.parametrize("place", ["safa", "project/.venv/lib/safa", "project/src/other/safa"])
 def test_outside_a_checkout_of_its_own_there_is_no_commit(place, tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=x", "-c", "user.email=x@y.z"]
     (tmp_path / "project").mkdir()
     (tmp_path / place).mkdir(parents=True)
-    for arguments in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "not ours"]):
-        subprocess.run([*git, *arguments], check=True)
+    git = git_in(tmp_path / "project")
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "not ours")
     monkeypatch.setattr(outcome, "__file__", str(tmp_path / place / "outcome.py"))
     assert outcome.commit() is None

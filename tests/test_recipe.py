@@ -397,6 +397,11 @@ def test_cosine_starts_where_the_warm_up_ends():
     assert [learning_rate(schedule, epoch, 10) for epoch in range(3)] == pytest.approx([0.2, 0.4, 0.4])
 
 
+def test_cosine_after_a_warm_up_ends_where_it_would_without_one():
+    schedule = Schedule(lr=0.4, kind="cosine", warmup_epochs=2, final=0.2)
+    assert [learning_rate(schedule, epoch, 10) for epoch in (6, 10)] == pytest.approx([0.3, 0.2])
+
+
 def test_a_run_that_is_all_warm_up_has_rates():
     assert learning_rate(Schedule(kind="cosine", warmup_epochs=5), 4, 5) == pytest.approx(0.1)
 

@@ -82,6 +82,17 @@ def test_a_resized_crop_shows_a_part_of_the_image_and_nothing_beside():
     assert torch.equal(done[:, 0], done[:, -1])
 
 
+def test_a_resized_crop_may_be_wider_than_high_and_lies_anywhere():
+    columns = torch.arange(64, dtype=torch.uint8)
+    both = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(200, 64, 64, 2)
+    done = ResizedCrop(scale=(0.25, 0.25), ratio=(4, 4), flip=False)(both, generator()).float()
+    left, right, top, bottom = done[:, 0, 0, 0], done[:, 0, -1, 0], done[:, 0, 0, 1], done[:, -1, 0, 1]
+    assert (right - left == 63).all()  # the whole width
+    assert ((bottom - top - 15.75).abs() <= 1).all()  # and a quarter of the height
+    assert top.min() < 3
+    assert top.max() > 44
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -96,11 +96,13 @@ def test_an_epoch_holds_every_image_with_its_label(split):
     made = batches(split)
     done = epoch(made, 0)
     assert len(done) == len(made) == 3
+    seen = []
     for images, labels in done:
         for image, label in zip(images, labels, strict=True):
-            place = [i for i in range(10) if torch.equal(plain[i], image)]
-            assert len(place) == 1
-            assert label == split.labels[place[0]]
+            (place,) = [i for i in range(10) if torch.equal(plain[i], image)]
+            assert label == split.labels[place]
+            seen.append(place)
+    assert sorted(seen) == list(range(10))
 
 
 def test_an_epoch_is_the_same_whatever_was_drawn_before(split):

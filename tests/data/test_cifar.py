@@ -81,6 +81,16 @@ def test_several_parquet_files_are_joined_in_the_order_of_their_names(tmp_path):
     assert np.array_equal(source.train.images, images)
 
 
+def test_images_are_normalised_and_augmented_as_in_the_released_code(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", *tiny(10, 1), "label")
+    source = load_source("cifar10", root=str(tmp_path))
+    assert source.mean == (0.4914, 0.4822, 0.4465)
+    assert source.std == (0.2023, 0.1994, 0.2010)
+    assert source.default_augmentation == "crop_flip"
+    assert source.class_names[3] == "cat"
+
+
 def test_the_folder_is_taken_from_safa_data(tmp_path, monkeypatch):
     images, labels = tiny(10, 1)
     for split in ("train", "test"):

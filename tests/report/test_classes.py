@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import warnings
 
+from matplotlib.axes import Axes
+
 from safa.report import class_charts
-from safa.report.comparison import compare
-from safa.report.sections.classes import changes
+from safa.report.comparison import Comparison, compare
+from safa.report.sections.classes import accuracy, changes
 from tests.report.test_headline import run
 
 
@@ -27,3 +29,28 @@ def test_a_class_without_a_test_image_neither_gains_nor_stays():
     runs = [run("CE", error_per_class=[10, 60, None], **few), run("CE-SAFA", error_per_class=[10, 50, None], **few)]
     told = changes(compare(runs))
     assert "of 2 few-shot classes 1 gain, 0 lose, 0 stay, 1 without test images." in told
+
+
+def out_of_order() -> Comparison:
+    """The rarest class comes first, as the alphabet may have it."""
+    three = {"class_counts": [5, 200, 50], "groups": {"many": [1], "medium": [2], "few": [0]}}
+    plain = run("CE", error_per_class=[70.0, 10.0, 30.0], **three)
+    return compare([plain, run("CE-SAFA", error_per_class=[60.0, 15.0, 30.0], **three)])
+
+
+def test_the_table_has_the_accuracy_of_every_class_the_most_frequent_first():
+    listing = accuracy(out_of_order()).partition("<details>")[2]
+    shown = " ".join(re.sub("<[^>]+>", " ", listing).split())
+    assert shown.endswith("b many 200 90.0 85.0 c medium 50 70.0 70.0 a few 5 30.0 40.0")
+
+
+def test_bars_of_changes_are_of_the_classes_they_stand_beside(monkeypatch):
+    drawn, plain = [], Axes.barh
+
+    def noting(axes, places, widths, **options):
+        drawn.append(dict(zip(places, widths, strict=True)))
+        return plain(axes, places, widths, **options)
+
+    monkeypatch.setattr(Axes, "barh", noting)
+    class_charts.changes(out_of_order(), 860)
+    assert drawn == [{0: -5, 1: 0, 2: 10}]

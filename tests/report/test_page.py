@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -20,6 +21,7 @@ from safa.report.sections.settings import settings
 from safa.report.sections.summary import summary
 from safa.report.sections.tail import tail
 from tests.report.synthetic import write_comparison, write_run
+from tests.report.test_headline import run as result
 
 DIGITS = {
     "names": [f"digit {number}" for number in range(10)],
@@ -329,14 +331,27 @@ def test_an_epoch_logged_twice_after_a_resume_counts_once(tmp_path):
     assert log[-1]["loss"] == 123.0
 
 
-def test_the_embedding_shows_head_and_tail_classes_of_each_kind(tmp_path):
+def test_the_lowest_mean_of_a_column_is_in_bold():
+    shown = summary(compare([result("CE", few=60), result("CE-SAFA", few=55, error_many=4.0)]))
+    assert re.findall(r'class="least">([\d.]+)', shown) == ["3.00", "55.00"]
+
+
+def test_a_stage_begins_after_the_epochs_before_it(tmp_path):
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS))
+    first = next(line["epoch"] for line in run.log if line["stage"] != run.log[0]["stage"])
+    assert [epoch for epoch, _ in curves.boundaries(compare([run]))] == [first] == [8]
+
+
+def test_the_embedding_shows_head_and_tail_classes_of_each_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "MOST_PER_CLASS_AND_KIND", 5)
     run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS | {"names": list("abcdefghijklmnop")}))
     heads, tails = embedding.shown_classes(compare([run]))
     assert heads == [0, 1, 2]
     assert tails == [15, 14]
     rows = embedding.sample(run.features, [*heads, *tails])
     assert set(run.features.kind[rows].tolist()) == {0, 1, 2}
-    assert len(rows) <= 1500
+    shown = Counter(zip(run.features.labels[rows].tolist(), run.features.kind[rows].tolist(), strict=True))
+    assert max(shown.values()) == 5
 
 
 def test_too_few_features_are_a_reason_and_not_an_error(tmp_path):

@@ -58,10 +58,11 @@ def test_errors_on_validation_images_have_a_column_where_some_were_set_aside():
 
 
 def test_paired_markdown_is_the_golden_text():
-    pairs = paired([*results("CE"), *results("CE-SAFA")], baseline="CE")
+    safa = results("CE-SAFA", error_many=4.0, error_medium=18.5, error_few=70.0)
+    pairs = paired([*results("CE"), *safa], baseline="CE")
     assert tables.paired_to_markdown(pairs).splitlines()[2] == (
-        "| digits | 20 | resnet8 | CE-SAFA | CE | 5 | −2.34 ± 1.87 | 0.00 ± 0.00 | 0.00 ± 0.00 "
-        "| −2.34 ± 1.87 | 4 of 5 |"
+        "| digits | 20 | resnet8 | CE-SAFA | CE | 5 | −2.34 ± 1.87 | +1.00 ± 0.00 | −1.50 ± 0.00 "
+        "| −3.40 ± 1.83 | 4 of 5 |"
     )
 
 
