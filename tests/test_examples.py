@@ -16,7 +16,7 @@ SHORT = {"plain_pytorch.py": ["2"], "your_own_forward.py": ["4"]}
 
 
 def run(*arguments: str, folder: Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )
@@ -47,14 +47,23 @@ def test_an_example_is_short(example):
     assert len(example.read_text().splitlines()) < 60
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_the_readmes_python_runs_as_it_stands(tmp_path):
     (tmp_path / "readme.py").write_text(blocks("python")[0])
     run("-W", "error", "readme.py", folder=tmp_path)
     assert (tmp_path / "model.pt").is_file()
+
+
+def test_a_loss_in_ten_lines_trains(tmp_path):
+    (python,) = (block for block in blocks("python", "docs/recipes.md") if "class Poly1Loss" in block)
+    (recipe,) = (block for block in blocks("yaml", "docs/recipes.md") if "my_losses:Poly1Loss" in block)
+    (tmp_path / "my_losses.py").write_text(python)
+    (tmp_path / "poly.yaml").write_text(recipe)
+    short = ("--set", "stages.0.epochs=1", "stages.1.epochs=1", "model.backbone=resnet8")
+    assert "Poly1-DRW" in run("-m", "safa", "train", "poly.yaml", *short, folder=tmp_path)
 
 
 def test_every_safa_command_of_the_readme_is_one():
