@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from safa import cli
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHORT = {"plain_pytorch.py": ["2"], "your_own_forward.py": ["4"]}
 
 
 def run(*arguments: str, folder: Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )
@@ -57,19 +59,21 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
-def test_a_loss_in_ten_lines_trains(tmp_path):
+@pytest.mark.usefixtures("pages_without_charts")
+def test_a_loss_in_ten_lines_trains(tmp_path, monkeypatch, capsys):
     (python,) = (block for block in blocks("python", "docs/recipes.md") if "class Poly1Loss" in block)
     (recipe,) = (block for block in blocks("yaml", "docs/recipes.md") if "my_losses:Poly1Loss" in block)
     (tmp_path / "my_losses.py").write_text(python)
     (tmp_path / "poly.yaml").write_text(recipe)
-    short = ("--set", "stages.0.epochs=1", "stages.1.epochs=1", "model.backbone=resnet8")
-    assert "Poly1-DRW" in run("-m", "safa", "train", "poly.yaml", *short, folder=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    short = ["--set", "stages.0.epochs=1", "stages.1.epochs=1", "model.backbone=resnet8"]
+    assert cli.main(["train", "poly.yaml", *short]) == 0
+    assert "Poly1-DRW" in capsys.readouterr().out
 
 
 def test_every_safa_command_of_the_readme_is_one():
-    from safa.cli import parser
-
     calls = [line.split("#")[0] for block in blocks("bash") for line in re.findall(r"\bsafa (?!:)[^&|\n]*", block)]
     assert len(calls) >= 4
     for call in calls:
-        parser().parse_args(call.split()[1:])
+        cli.parser().parse_args(call.split()[1:])
