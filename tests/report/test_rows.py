@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from safa.errors import UserError
-from safa.report.rows import against_paper, paired, summarise
+from safa.report.rows import against_paper, alike_within_seeds, paired, summarise
 from tests.report.test_lines import LINE
 
 PLACE = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "epochs": 200}
@@ -97,6 +97,26 @@ def test_runs_of_another_number_of_processes_are_told_apart():
     """Each process pairs its own rows, so they are not the same run on another machine."""
     lines = [*results("CE", [0, 1], processes=1), *results("CE", [0], processes=4)]
     assert [(row.label, row.n) for row in summarise(lines)] == [("CE (1 process)", 2), ("CE (4 processes)", 1)]
+
+
+def of_two_precisions(name: str, seeds: dict[int, str]) -> list[dict]:
+    return [line for seed, precision in seeds.items() for line in results(name, [seed], precision=precision)]
+
+
+def test_differences_of_seeds_in_different_precisions_are_averaged_where_each_is_of_one():
+    seeds = {0: "bf16", 1: "float32", 2: "bf16"}
+    lines = [*of_two_precisions("CE", seeds), *of_two_precisions("CE-SAFA", seeds)]
+    assert [row.label for row in summarise(lines)][:2] == ["CE (bf16)", "CE (float32)"]
+    (pair,) = paired(alike_within_seeds(lines), "CE")
+    assert (pair.method, pair.seeds) == ("CE-SAFA", (0, 1, 2))
+    assert pair.last.mean == pytest.approx((-3.0 - 2.4 + 0.7) / 3)
+
+
+def test_a_seed_in_two_precisions_leaves_its_data_set_told_apart():
+    lines = [*of_two_precisions("CE", {0: "bf16", 1: "float32"}), *of_two_precisions("CE-SAFA", {0: "float32"})]
+    assert alike_within_seeds(lines) == lines
+    elsewhere = results("CE", dataset="cifar10", precision="bf16")
+    assert [line["precision"] for line in alike_within_seeds([*lines, *elsewhere])[3:]] == [None] * 5
 
 
 def test_a_tie_is_not_a_win():

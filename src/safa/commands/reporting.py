@@ -75,7 +75,7 @@ def _refuse_beside(written: dict[str, Any], shown: dict[str, Any], named: list[s
 
 def _report_lines(paths: list[str], output: str | None, baseline: str | None, markdown: bool) -> None:
     from safa.report import tables
-    from safa.report.rows import against_paper, paired, summarise
+    from safa.report.rows import against_paper, alike_within_seeds, labels, paired, summarise
 
     folders = [Path(path) for path in paths if _is_run(Path(path))]
     lines = _lines(paths)
@@ -86,7 +86,8 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     else:
         out.print(tables.to_rich(against_paper(summarise(lines)), out.width))
     if baseline is not None:
-        _show_pairs(paired(lines, baseline), baseline, markdown)
+        alike = alike_within_seeds(lines)
+        _show_pairs(paired(alike if baseline in labels(alike) else lines, baseline), baseline, markdown)
     if output is not None:
         if not folders:
             raise UserError(
@@ -276,7 +277,8 @@ def _errors_to_markdown(lines: list[dict[str, Any]]) -> str:
 def _differences_to_markdown(lines: list[dict[str, Any]]) -> str:
     """To the first method, of those that share several seeds with it; empty without one."""
     from safa.report import tables
-    from safa.report.rows import labels, paired
+    from safa.report.rows import alike_within_seeds, labels, paired
 
+    lines = alike_within_seeds(lines)
     pairs = [pair for pair in paired(lines, labels(lines)[0]) if len(pair.seeds) > 1] if lines else []
     return tables.paired_to_markdown(pairs) if pairs else ""

@@ -251,6 +251,17 @@ def paired(lines: Iterable[Line], baseline: str) -> list[Paired]:
     ]
 
 
+def alike_within_seeds(lines: Sequence[Line]) -> list[Line]:
+    """The lines for ``paired``, without their precision where all lines of a seed have the same.
+
+    Errors of several precisions are not averaged. Their differences may be: each is of two runs of one seed, and there
+    the precision tells nothing apart.
+    """
+    of_several = _with_several(lines, lambda line: (block_of(line), line["seed"]), _precision)
+    blocks = {block_of(line) for line in lines if (block_of(line), line["seed"]) in of_several}
+    return [line if block_of(line) in blocks else {**line, "precision": None} for line in lines]
+
+
 def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs: dict[int, Line]) -> Paired:
     seeds = tuple(sorted(set(ours) & set(theirs)))
 
