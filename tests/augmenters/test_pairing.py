@@ -157,6 +157,24 @@ def test_tail_pairs_are_drawn_in_proportion_to_the_share_of_their_class_whatever
     assert twice == pytest.approx(500 * (9 + 1 + 1) / 25, abs=55)  # sd 11
 
 
+def test_pairs_of_all_classes_are_moved_equally_often_where_head_pairs_are_moved_too():
+    torch.manual_seed(0)
+    labels, moved = [1, 1, 1, 3, 3, 0, 0, 2], Counter()
+    for _ in range(500):
+        match = matched(labels, heads_too=True)
+        assert sorted(labels[row] for row in match.head_i.tolist()) == [1, 3]  # deltas are of heads alone
+        assert all(labels[i] == labels[k] for i, k in zip(match.tail_i.tolist(), match.tail_k.tolist(), strict=True))
+        moved.update((labels[i], i != k) for i, k in zip(match.tail_i.tolist(), match.tail_k.tolist(), strict=True))
+    expected = {(1, True), (1, False), (3, True), (0, True), (2, False)}  # row 2 of class 1 has no partner, or 0, or 1
+    assert set(moved) == expected
+    assert all(moved[pair] == pytest.approx(200, abs=60) for pair in expected)  # sd 13
+
+
+def test_a_batch_of_head_rows_alone_gives_a_match_where_these_are_moved_too():
+    assert matched([1, 1, 3, 3]) is None
+    assert matched([1, 1, 3, 3], heads_too=True) is not None
+
+
 def test_the_nearest_head_pair_is_that_whose_first_feature_has_the_nearest_mean():
     maps = torch.zeros(8, 1, 1, 2)
     for row, value in enumerate([0.0, 50.0, 10.0, 50.0, 4.0, 6.0, 9.0, -3.0]):

@@ -263,6 +263,7 @@ def test_reading_defaults_are_the_measured_ones():
         deltas=1,
         heads="random",
         tails="rows",
+        moves="tail",
         reach="whole",
         practice=False,
     )
@@ -488,6 +489,21 @@ def test_reading_tails_are_moved_equally_often_and_can_be_in_inverse_proportion_
     for label, share in shares.items():
         assert rows["rows"][label] == pytest.approx(100, abs=35)  # sd 8
         assert rows["classes"][label] == pytest.approx(300 * share / sum(shares.values()), abs=35)
+
+
+def test_reading_moves_pairs_of_tail_classes_and_can_move_those_of_all_classes():
+    labels, moved = [1, 1, 0, 2], {"tail": Counter(), "all": Counter()}
+    features = maps(labels)
+    for moves, classes in moved.items():
+        safa = augmenter(moves=moves, rectify=False, contrastive=0.0).double()
+        for seed in range(300):
+            out = run(safa, features, labels, seed)
+            classes.update(out.labels[4:].unique().tolist())
+            for row, label in zip(out.features[4:], out.labels[4:].tolist(), strict=True):
+                own = [features[t] for t in range(4) if labels[t] == label]
+                assert any(close(row, sample + delta) for sample in own for delta in both(features))
+    assert moved["tail"].keys() == {0, 2}
+    assert all(moved["all"][label] == pytest.approx(100, abs=35) for label in (0, 1, 2))  # sd 8
 
 
 def test_reading_reach_is_the_whole_way_to_the_generated_feature_and_can_be_drawn_along_it():

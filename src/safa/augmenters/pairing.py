@@ -23,7 +23,7 @@ class Match:
 
     Attributes:
         head_i, head_j: shape (n,); the two rows are of one head class.
-        tail_i, tail_k: shape (n,); two rows of one tail class, or a row without a partner twice.
+        tail_i, tail_k: shape (n,); two rows of one class that is moved, or a row without a partner twice.
         partnered: the pairs whose tail rows are two, shape (m,).
     """
 
@@ -93,7 +93,13 @@ def spread(n: int, over: int) -> Tensor:
 
 
 def match_tail_to_head(
-    labels: Tensor, is_head: Tensor, positions: int, *, times: int = 1, shares: Tensor | None = None
+    labels: Tensor,
+    is_head: Tensor,
+    positions: int,
+    *,
+    times: int = 1,
+    shares: Tensor | None = None,
+    heads_too: bool = False,
 ) -> Match | None:
     """Draw pairs of one class, and give every head pair a tail pair: all tail rows once before any twice.  [SAFA 4.1]
 
@@ -104,15 +110,16 @@ def match_tail_to_head(
         times: tail pairs that every head pair gets.
         shares: shape (k,), on the CPU. With them every head pair gets a tail pair whatever the others got, with a
             probability in proportion to the share of its class.
+        heads_too: draw from the pairs of all classes, as if each were a tail class.
 
     Returns:
         None where nothing is to be generated, for want of head pairs or tail rows.
     """
     first, second, single = same_class_pairs(labels)
-    head = is_head[first]
-    lonely = single[~is_head[single]]
+    head, is_moved = is_head[first], torch.ones_like(is_head) if heads_too else ~is_head
+    moved, lonely = is_moved[first], single[is_moved[single]]
     head_i, head_j = first[head].repeat(times), second[head].repeat(times)
-    tail_i, tail_k = torch.cat([first[~head], lonely]), torch.cat([second[~head], lonely])
+    tail_i, tail_k = torch.cat([first[moved], lonely]), torch.cat([second[moved], lonely])
     if len(head_i) < (1 if positions > 1 else 2) or len(tail_i) == 0:
         return None
     if shares is None:

@@ -55,6 +55,8 @@ class Reading:
         tails: all tail pairs of a batch are moved equally often (``rows``), or in inverse proportion to the images
             of their class (``classes``), so that tail classes get about as many rows each. The rarest get fewer:
             shares are of a batch, and a rare class has most of those it is in, which are few.
+        moves: pairs of ``tail`` classes are moved, or of ``all`` classes, in the shares that the batch has: then that a
+            row was generated does not tell that it is of a tail class, which a network could learn in its place.
         reach: the row that the network gets is the ``whole`` way from the tail feature to the generated one, at a
             point ``drawn`` evenly between them, or as far as ``judged`` by Q: by the probability, which learns nothing
             by it, that the two are of one class. The terms see the generated one.
@@ -77,6 +79,7 @@ class Reading:
     deltas: int = 1
     heads: Literal["random", "nearest"] = "random"
     tails: Literal["rows", "classes"] = "rows"
+    moves: Literal["tail", "all"] = "tail"
     reach: Literal["whole", "drawn", "judged"] = "whole"
     practice: bool = False
 
@@ -147,7 +150,10 @@ class SAFA(TailAugmenter):
         source = maps.detach() if self.reading.detach else maps
         read, is_head = self.labels_and_heads(labels)
         positions = maps.shape[2] * maps.shape[3]
-        match = match_tail_to_head(read, is_head, positions, times=self.reading.deltas, shares=self.shares)
+        reading = self.reading
+        match = match_tail_to_head(
+            read, is_head, positions, times=reading.deltas, shares=self.shares, heads_too=reading.moves == "all"
+        )
         if match is None:
             return Augmented(features, labels, zero_of(self))
         read, match = torch.cat([read, read[match.rows]]), match.to(features.device)
