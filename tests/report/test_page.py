@@ -214,6 +214,7 @@ def test_different_subsets_for_one_seed_are_pointed_out(tmp_path):
     ]
     text = written(tmp_path, runs)
     assert "did not train on the same images for seed 0" in section(text, "settings")
+    assert "Of other training images than the baseline, which may be part of the difference: LDAM-DRW-SAFA." in text
 
 
 def test_other_images_under_the_same_name_are_pointed_out(tmp_path):

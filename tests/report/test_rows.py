@@ -119,6 +119,26 @@ def test_a_seed_in_two_precisions_leaves_its_data_set_told_apart():
     assert [line["precision"] for line in alike_within_seeds([*lines, *elsewhere])[3:]] == [None] * 5
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "unlike"),
+    [
+        ({"precision": "bf16"}, {"precision": "bf16"}, ()),
+        ({"precision": "bf16"}, {"precision": "float32"}, ("precision",)),
+        ({"subset_sha256": "a"}, {"subset_sha256": "b"}, ("training images",)),
+    ],
+)
+def test_a_difference_names_what_else_the_runs_of_a_seed_differ_in(ours, theirs, unlike):
+    (pair,) = paired([*results("CE", [0, 1], **theirs), *results("CE-SAFA", [0, 1], **ours)], "CE")
+    assert pair.unlike == unlike
+    assert pair.last.n == 2
+
+
+def test_a_seed_that_only_one_method_has_makes_no_difference_unlike():
+    lines = [*of_two_precisions("CE", {0: "bf16", 1: "float32"}), *of_two_precisions("CE-SAFA", {0: "bf16"})]
+    (pair,) = paired(alike_within_seeds(lines), "CE")
+    assert (pair.seeds, pair.unlike) == ((0,), ())
+
+
 def test_a_tie_is_not_a_win():
     lines = [*results("CE", [0], error_last=50), *results("CE-SAFA", [0], error_last=50)]
     (pair,) = paired(lines, baseline="CE")

@@ -66,6 +66,22 @@ def test_paired_markdown_is_the_golden_text():
     )
 
 
+def test_differences_between_runs_that_are_not_alike_are_named_below_the_table():
+    lines = [
+        *results("CE", precision="bf16", subset_sha256="a"),
+        *results("CE-SAFA", precision="float32", subset_sha256="a"),
+        *results("CE-SAFA", method="L2RW", precision="float32", subset_sha256="b"),
+    ]
+    pairs = paired(lines, "CE")
+    notes = [
+        "Of other precision than the baseline, which may be part of the difference: CE-SAFA, L2RW.",
+        "Of other training images than the baseline, which may be part of the difference: L2RW.",
+    ]
+    assert [line.rstrip() for line in tables.paired_to_markdown(pairs).splitlines()[-2:]] == notes
+    in_terminal = " ".join(shown(tables.paired_to_rich(pairs, 200), 200).split())
+    assert all(note in in_terminal for note in notes)
+
+
 def test_paired_differences_have_the_same_figures_in_the_terminal():
     lines = [
         *results("CE"),

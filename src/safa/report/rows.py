@@ -14,6 +14,11 @@ from safa.report.spread import Difference, Spread, difference, spread
 
 Block = tuple[str, float, str]  # data set, imbalance factor, model: what a comparison holds fixed
 
+_ALIKE = {
+    "precision": "precision",
+    "training images": "subset_sha256",
+}  # what else a paired difference should hold fixed
+
 
 @dataclass(frozen=True)
 class Row:
@@ -85,6 +90,8 @@ class Paired:
         method, baseline: labels of the two rows.
         seeds: the common seeds; empty when there is none, and then every difference is None.
         many, medium, few: None, too, where the two do not mean the same classes by it.
+        unlike: what runs of one seed differ in besides, of ``precision`` and ``training images``: part of a difference
+            may come from it.
     """
 
     dataset: str
@@ -97,6 +104,7 @@ class Paired:
     many: Difference | None
     medium: Difference | None
     few: Difference | None
+    unlike: tuple[str, ...] = ()
 
 
 def summarise(lines: Iterable[Line]) -> list[Row]:
@@ -281,6 +289,9 @@ def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs
         many=gap_of("many"),
         medium=gap_of("medium"),
         few=gap_of("few"),
+        unlike=tuple(
+            name for name, key in _ALIKE.items() if any(ours[seed].get(key) != theirs[seed].get(key) for seed in seeds)
+        ),
     )
 
 

@@ -63,7 +63,7 @@ def paired_to_markdown(pairs: Sequence[Paired]) -> str:
         [pair.dataset, f"{pair.imbalance_factor:g}", pair.model, pair.method, pair.baseline, *_paired_cells(pair)]
         for pair in pairs
     ]
-    return f"{github.table(headings, body, left=_LEFT_ALIGNED)}\n\n{github.notes([PAIRED_NOTE])}"
+    return f"{github.table(headings, body, left=_LEFT_ALIGNED)}\n\n{github.notes(_paired_notes(pairs))}"
 
 
 def to_rich(rows: Sequence[Row], width: int = NARROWEST) -> Group:
@@ -97,7 +97,7 @@ def paired_to_rich(pairs: Sequence[Paired], width: int = NARROWEST) -> Group:
         _rich(place, headings, [[pair.method, *_paired_cells(pair)] for pair in here], width)
         for place, here in places.items()
     ]
-    return _below_each_other(drawn, [PAIRED_NOTE])
+    return _below_each_other(drawn, _paired_notes(pairs))
 
 
 def _without_shared_distinctions(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
@@ -174,6 +174,22 @@ def _paired_cells(pair: Paired) -> list[str]:
     gaps = [gap.text(signed=True) if gap else "–" for gap in (pair.last, pair.many, pair.medium, pair.few)]
     wins = f"{pair.last.wins} of {pair.last.n}" if pair.last else "–"
     return [str(len(pair.seeds)), *gaps, wins]
+
+
+def _paired_notes(pairs: Sequence[Paired]) -> list[str]:
+    return [PAIRED_NOTE, *unlike_notes(pairs)]
+
+
+def unlike_notes(pairs: Sequence[Paired]) -> list[str]:
+    """Which differences are not of the methods alone: a note for each thing that is another than the baseline has."""
+    methods: dict[str, list[str]] = {}
+    for pair in pairs:
+        for what in pair.unlike:
+            methods.setdefault(what, []).append(pair.method)
+    return [
+        f"Of other {what} than the baseline, which may be part of the difference: {', '.join(dict.fromkeys(names))}."
+        for what, names in methods.items()
+    ]
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ from safa.report.comparison import Comparison
 from safa.report.headline import CLEAR_NOTE, describe_group
 from safa.report.markup import escaped, figure, table
 from safa.report.rows import Row, paired, summarise
-from safa.report.tables import BEST_NOTE, ECE_NOTE, VALIDATION_NOTE
+from safa.report.tables import BEST_NOTE, ECE_NOTE, VALIDATION_NOTE, unlike_notes
 
 
 def summary(comparison: Comparison) -> str:
@@ -54,8 +54,8 @@ def _paired(comparison: Comparison) -> str:
     if comparison.baseline is None:
         return ""
     names = [("all", "last"), *((group, group) for group in comparison.groups)]
-    body = []
-    for pair in paired(comparison.lines, comparison.baseline):
+    body, pairs = [], paired(comparison.lines, comparison.baseline)
+    for pair in pairs:
         gaps = [figure(getattr(pair, name), signed=True) for _, name in names]
         wins = f"{pair.last.wins} of {pair.last.n}" if pair.last else "no common seed"
         body.append([escaped(pair.method), str(len(pair.seeds)), *gaps, wins])
@@ -64,5 +64,5 @@ def _paired(comparison: Comparison) -> str:
         f"<h3>Against {escaped(comparison.baseline)}, seed by seed</h3>"
         + table(headings, body, figures_from=1)
         + '<p class="note">Difference of errors in percentage points over common seeds, mean ± sample '
-        f"standard deviation; negative is better. {escaped(CLEAR_NOTE)}</p>"
+        f"standard deviation; negative is better. {escaped(' '.join([CLEAR_NOTE, *unlike_notes(pairs)]))}</p>"
     )
