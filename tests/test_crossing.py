@@ -33,7 +33,12 @@ class Shortcut(nn.Module):
             features = F.dropout(features)
         if self.how == "compares rows":
             features = features - features.sum(0)
-        return self.fc(features.mean(dim=(2, 3)))
+        if self.how == "fails on many rows" and len(images) < len(features):
+            raise torch.OutOfMemoryError("there is no room for more rows")
+        logits = self.fc(features.mean(dim=(2, 3)))
+        if self.how == "rounds" and len(images) < len(features):  # to another grid for another number of rows
+            logits = logits + 2.2e-3 * logits.abs().amax() * torch.tensor([1, -1, 1, -1, 1])
+        return logits
 
     def eval(self) -> Shortcut:
         raise AssertionError("more than a flag may hang on eval()")
@@ -59,6 +64,20 @@ def test_logits_that_overflow_are_no_sign_of_another_path():
     crossing = Crossing(model, IMAGES)
     assert crossing.is_crossed("stem")
     assert not crossing.is_crossed("branch")
+
+
+def test_a_logit_near_0_may_be_rounded_as_the_large_ones_beside_it_are():
+    """As in TF32, 2.2e-3 of the largest logit at most in ResNets of 32 to 56 layers."""
+    model = Shortcut("rounds")
+    model.fc.weight.data[0] = model.fc.bias.data[0] = 0
+    crossing = Crossing(model, IMAGES)
+    assert crossing.logits.abs().amax() > 0.1
+    assert crossing.is_crossed("stem")
+
+
+def test_running_out_of_memory_is_not_taken_for_another_path():
+    with pytest.raises(torch.OutOfMemoryError):
+        Crossing(Shortcut("fails on many rows"), IMAGES).is_crossed("stem")
 
 
 @pytest.mark.parametrize("how", ["", "draws"])

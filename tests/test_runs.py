@@ -6,6 +6,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from accelerate import PartialState
 from PIL import Image
 
 from safa import __version__, checkpoint, evaluate, files, runs
@@ -266,6 +268,20 @@ def test_a_device_that_is_not_there_is_refused(device, message, tiny_recipe, tin
     with pytest.raises(UserError, match=message):
         runs.run(Job("tiny", tiny_recipe, tmp_path / "run"), Machine(device=device), tiny_data)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_was_asked_for_is_taken_whatever_the_run_before_took(tiny_recipe):
+    runs.accelerator_for(tiny_recipe, Machine(device="cpu"))
+    PartialState._shared_state["device"] = torch.device("meta")  # as after a run on a GPU
+    assert runs.accelerator_for(tiny_recipe, Machine(device="cpu")).device.type == "cpu"
+
+
+def test_processes_wait_for_hours_while_the_first_tests(tiny_recipe, monkeypatch):
+    given = {}
+    monkeypatch.setattr(runs, "Accelerator", lambda **options: given.update(options))
+    runs.accelerator_for(tiny_recipe, Machine(device="cpu"))
+    (handler,) = given["kwargs_handlers"]
+    assert handler.to_kwargs()["timeout"] >= timedelta(hours=1)
 
 
 # --- several runs ------------------------------------------------------------------------------------------

@@ -47,6 +47,22 @@ def test_sums_of_an_earlier_version_hold_no_diagnostics_and_go_on():
     assert restored.means()["diagnostics"] == {"b": 2.0}
 
 
+def test_sums_take_scalars_of_any_type_and_give_the_same_as_one_by_one():
+    given = [
+        torch.tensor(1 / 3),
+        torch.tensor(1 / 3, dtype=torch.float64),
+        torch.tensor(0.7).bfloat16(),
+        torch.tensor(2),
+    ]
+    sums = Sums()
+    for step, value in enumerate(given):
+        sums.add({"a": value} if step % 2 else {"a": value, "b": 2 * value}, value)
+        sums.watch({"c": value, "d": torch.tensor(1.0)})
+    expected = sum(float(value) for value in given)
+    assert sums.means()["terms"] == {"a": expected / 4, "b": float(given[0]) + float(given[2])}
+    assert sums.means()["diagnostics"] == {"c": expected / 4, "d": 1.0}
+
+
 def test_means_of_a_diagnostic_leave_out_steps_that_had_nothing_to_measure():
     sums = Sums()
     for value in (1.0, math.nan, 3.0, math.inf, -math.inf):

@@ -44,6 +44,8 @@ class Crossing:
         try:
             with hooked(self.model.get_submodule(name), double):
                 doubled = _logits_in_evaluation(self.model, self.images)
+        except torch.OutOfMemoryError:
+            raise
         except Exception:  # whatever a network raises on rows it did not expect, asserts included
             return False
         if doubled.shape != (2 * len(self.logits), *self.logits.shape[1:]):
@@ -51,8 +53,10 @@ class Crossing:
         if not exact:
             return True
         rtol = max(1e-2, torch.finfo(doubled.dtype).eps ** 0.5)  # a network in half precision differs by more
+        # A logit near 0 is rounded as the large ones beside it are, above all in TF32, which GPUs convolve in.
+        largest = self.logits.abs().nan_to_num(posinf=0).amax().item()
         expected = torch.cat([self.logits, self.logits])
-        return torch.allclose(doubled, expected, rtol=rtol, atol=rtol / 10, equal_nan=True)  # half precision overflows
+        return torch.allclose(doubled, expected, rtol=rtol, atol=rtol * largest, equal_nan=True)  # half overflows
 
 
 def inputs_of_layers(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size | None]]:

@@ -120,7 +120,7 @@ class PlugIn(nn.Module):
 
         try:
             logits = self._through(images, augment)
-        except UserError:
+        except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # asserts of a network included
             self._explain(error, images, labels, seen)
@@ -191,6 +191,8 @@ class PlugIn(nn.Module):
         mixed = mixes(self.augmenter)
         try:
             crossing = Crossing(self.model, images)
+        except torch.OutOfMemoryError:
+            raise
         except Exception:  # a network that works in training only
             if mixed:
                 raise

@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from safa import evaluate, files, outcome, precision, provenance
 from safa import recipe as recipes
@@ -34,6 +36,9 @@ Say = Callable[[str], None]
 
 SLOW_BF16 = 1.5
 """Cost of bf16, as a multiple of float32, from which a run says so: less may be a busy machine."""
+
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for the first, which alone tests and diagnoses; NCCL would end the run after ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +254,7 @@ def processes() -> Iterator[None]:
     try:
         yield
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _is_distributed():
             torch.distributed.destroy_process_group()
 
 
@@ -263,8 +268,14 @@ def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
     if recipe.precision == "fp16" and on_cpu:
         raise UserError("precision fp16 needs a GPU; use bf16 or float32 on the CPU")
     mixed = "no" if recipe.precision == "float32" else recipe.precision
-    AcceleratorState._reset_state()  # Accelerate allows one precision per process; a comparison may need two
-    return Accelerator(mixed_precision=mixed, cpu=on_cpu)
+    # Accelerate allows one precision and one device per process, and a comparison or a notebook may need two.
+    AcceleratorState._reset_state(reset_partial_state=not _is_distributed())
+    waiting = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[waiting])
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _on_cpu(machine: Machine) -> bool:

@@ -19,6 +19,7 @@ from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
 from safa.data.batches import Batches
 from safa.data.dataset import LongTailed
+from safa.devices import wait
 from safa.errors import UserError
 from safa.parts import Parts
 from safa.plan import Epoch, ends_of_stages, epochs_of, optimizer_of, start_key
@@ -123,11 +124,15 @@ class Trainer:
             self.progress.step(self.sums.images)
             # After the last step the epoch is whole; it is kept as such before the run stops.
             if self.step < len(self.batches) and self._agreed(stop):
-                self.sums.seconds += time.perf_counter() - started
+                self.sums.seconds += self._seconds_since(started)
                 self._refuse_broken_weights(epoch)
                 self._save(epoch)
                 raise Stopped(f"stopped in epoch {epoch.index} after step {self.step - 1}", stop)
-        self.sums.seconds += time.perf_counter() - started
+        self.sums.seconds += self._seconds_since(started)
+
+    def _seconds_since(self, started: float) -> float:
+        wait(self.device)
+        return time.perf_counter() - started
 
     def steps(self, epoch: Epoch) -> Iterator[None]:
         """Train the epoch from the step in hand on, a step for every item; its stage must have been entered."""

@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from safa.devices import wait
+
 
 class Variant(Protocol):
     """Something that does a number of steps when it is its turn."""
@@ -54,14 +56,9 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
 def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> float:
     """Time so many steps, after one that finds caches, workers and queues as the last variant left them."""
     step()
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     for _ in range(steps):
         step()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -29,16 +29,15 @@ class CropFlip:
         n, height, width, channels = images.shape
         pad = self.padding
         padded = F.pad(images, (0, 0, pad, pad, pad, pad))
-        corner = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
-        rows = corner[0] + torch.arange(height)
-        columns = corner[1] + torch.arange(width)
-        if self.flip:
-            mirrored = torch.rand(n, 1, generator=generator) < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
+        corner = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
+        mirrored = torch.rand(n, generator=generator) < 0.5 if self.flip else torch.zeros(n)
+        # Few numbers cross to the device, what they mean for every pixel is worked out there.
+        top, left, mirrored = placed(images.device, corner[0], corner[1], mirrored.long())
+        image, row, column = (torch.arange(size, device=images.device) for size in (n, height, width))
+        columns = left[:, None] + torch.where(mirrored[:, None] > 0, column.flip(0), column)
         # Selecting whole pixels from the flattened batch is about four times as quick as indexing with three tensors.
-        rows = (width + 2 * pad) * (rows + (height + 2 * pad) * torch.arange(n).unsqueeze(1))
-        first, further = placed(images.device, rows.flatten(), columns.flatten())
-        pixels = first.view(n, height, 1) + further.view(n, 1, width)
+        rows = (width + 2 * pad) * (top[:, None] + row + (height + 2 * pad) * image[:, None])
+        pixels = rows[:, :, None] + columns[:, None, :]
         return padded.reshape(-1, channels).index_select(0, pixels.flatten()).view(images.shape)
 
 
