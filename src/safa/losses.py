@@ -89,8 +89,9 @@ def ldam_margins(class_counts: ClassCounts, max_margin: float = 0.5) -> Tensor:
     """
     if not max_margin >= 0:
         raise UserError(f"max_margin must be at least 0, got {max_margin}; LDAM-DRW uses 0.5 on CIFAR")
-    counts = counts_tensor(class_counts).double()
-    return (max_margin * (counts.min() / counts) ** 0.25).float()
+    counts = counts_tensor(class_counts)
+    exact = counts.cpu().double()  # not every device has it
+    return (max_margin * (exact.min() / exact) ** 0.25).float().to(counts.device)
 
 
 def ldam_loss(

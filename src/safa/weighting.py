@@ -70,7 +70,8 @@ def inverse_frequency_weights(class_counts: ClassCounts, power: float = 1.0) -> 
     """
     if not power >= 0:
         raise UserError(f"power must be at least 0, got {power}; negative powers would favour large classes")
-    return _with_mean_one(counts_tensor(class_counts).double() ** -power)
+    counts = counts_tensor(class_counts)
+    return _with_mean_one(counts.cpu().double() ** -power).to(counts.device)  # not every device has float64
 
 
 def effective_number_weights(class_counts: ClassCounts, beta: float = 0.9999) -> Tensor:
