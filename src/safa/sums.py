@@ -113,7 +113,7 @@ class _Totals:
 def _stacked(values: Mapping[str, Tensor]) -> Tensor:
     """Scalars of any type as one vector, at least float32."""
     device = next(iter(values.values())).device
-    return lifted(torch.stack([lifted(value.to(device)) for value in values.values()]))
+    return torch.stack([lifted(value.to(device)) for value in values.values()])
 
 
 @torch.no_grad()

@@ -14,10 +14,7 @@ from safa.report.spread import Difference, Spread, difference, spread
 
 Block = tuple[str, float, str]  # data set, imbalance factor, model: what a comparison holds fixed
 
-_ALIKE = {
-    "precision": "precision",
-    "training images": "subset_sha256",
-}  # what else a paired difference should hold fixed
+_ALIKE = {"precision": "precision", "training images": "subset_sha256"}  # what else a difference should hold fixed
 
 
 @dataclass(frozen=True)
