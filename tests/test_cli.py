@@ -512,6 +512,17 @@ def test_report_fills_the_tables_of_a_text(call, compared, tmp_path):
     assert text.read_text().endswith("The end.\n")
 
 
+def test_report_keeps_the_line_ends_of_the_text_it_fills(call, compared, tmp_path):
+    unix, windows = tmp_path / "unix.md", tmp_path / "windows.md"
+    marked = b"# Results\n<!-- safa:table lines -->\n<!-- /safa:table -->\nThe end.\n"
+    unix.write_bytes(marked)
+    windows.write_bytes(marked.replace(b"\n", b"\r\n"))
+    for text in (unix, windows):
+        assert call("report", compared[0] / "lines.jsonl", "--into", text)[0] == 0
+    assert b"| LDAM-DRW-SAFA | 2 |" in windows.read_bytes()
+    assert windows.read_bytes() == unix.read_bytes().replace(b"\n", b"\r\n")
+
+
 # --- tables of the paper -----------------------------------------------------------------------------------
 
 

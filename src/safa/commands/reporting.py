@@ -228,15 +228,16 @@ def _retitle(folder: Path, lines: Any) -> None:
 
 
 def _fill(text: Path, made: dict[str, str], further: dict[str, str] | None = None) -> None:
-    """Each table goes between the markers with its name; the further ones may have none."""
+    """Each table goes between the markers with its name, in the file's own line ends; further ones may have none."""
     from safa.files import write_atomically
     from safa.report import readme
 
     try:
-        former = text.read_text(encoding="utf-8")
+        former = text.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {text}: {error}") from error
-    write_atomically(text, readme.update(former, made, further).encode())
+    filled = readme.update(former.replace("\r\n", "\n"), made, further)
+    write_atomically(text, (filled.replace("\n", "\r\n") if "\r\n" in former else filled).encode())
 
 
 def tables_of(paths: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
