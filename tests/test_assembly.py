@@ -8,6 +8,7 @@ from torch import nn
 
 from safa import assembly
 from safa.errors import UserError
+from safa.heads import CosineHead
 from safa.recipe import Augmenter, Model, Named, Optimizer, Stage
 
 RESNET8 = Model(Named("resnet8"))
@@ -44,6 +45,39 @@ def test_a_new_head_is_a_pure_function_of_its_seed_and_fits_the_features(model):
 def test_a_network_without_a_classifier_of_the_usual_name_is_given_no_other_head():
     with pytest.raises(UserError, match="Sequential cannot be given another head: it has no classifier 'fc'"):
         assembly.new_head(Named("linear"), nn.Sequential(nn.Linear(2, 2)), 2, seed=0)
+
+
+class Headless(nn.Module):
+    """A network that makes its own classifier and takes none, as torchvision's do."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        return self.fc(images.mean(dim=(2, 3)))
+
+
+def test_a_network_that_takes_no_head_is_given_the_recipes():
+    own = Named("tests.test_assembly:Headless")
+    assert type(assembly.network(Model(own), 4, seed=0).fc) is nn.Linear
+    model = assembly.network(Model(own, head=Named("cosine", {"scale": 30})), 4, seed=0)
+    assert (type(model.fc), model.fc.in_features, model.fc.scale) == (CosineHead, 3, 30)
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 4)
+
+
+class Alone:
+    """A sampler that knows of no other process."""
+
+    def __init__(self, labels, batch_size, seed) -> None:
+        self.labels, self.batch_size = labels, batch_size
+
+
+def test_a_sampler_that_knows_of_no_other_process_is_refused_beside_others():
+    own, labels = Named("tests.test_assembly:Alone"), [0, 0, 1, 1]
+    assert assembly.sampler(own, labels, 4, seed=0).batch_size == 4
+    with pytest.raises(UserError, match="takes no rank and world_size, so all 2 processes would train on the same"):
+        assembly.sampler(own, labels, 4, seed=0, rank=1, world_size=2)
 
 
 def test_head_inputs_are_what_the_classifier_reads(model):

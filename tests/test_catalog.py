@@ -101,6 +101,24 @@ def test_an_option_of_the_user_goes_before_what_the_library_knows():
     assert augmenter.head_ratio == 0.5
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "option", "context"),
+    [
+        ("sampler", "instance", "batch_size", {"labels": [0, 1], "batch_size": 2, "seed": 0}),
+        ("backbone", "resnet8", "num_classes", {"num_classes": 10}),
+        ("loss", "ldam", "class_counts", {"class_counts": [2, 1], "weight": None}),
+    ],
+)
+def test_but_what_the_result_line_tells_of_is_no_option(kind, name, option, context):
+    with pytest.raises(UserError, match=f"{kind} '{name}' is given its {option} by the library; leave the option out"):
+        build(kind, name, {option: 5}, **context)
+
+
+def test_what_does_not_say_what_it_takes_is_refused():
+    with pytest.raises(UserError, match="backbone 'torch:relu' cannot be made: no signature found"):
+        build("backbone", "torch:relu", {}, num_classes=3)
+
+
 def test_somebody_elses_class_is_named_by_module_and_name():
     logits, labels = torch.randn(3, 2), torch.tensor([0, 1, 0])
     own = build("loss", "tests.test_catalog:Doubled", {}, class_counts=[2, 1], weight=None)

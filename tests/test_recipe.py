@@ -114,6 +114,11 @@ def test_a_number_needs_no_dot(text, load):
     assert load(with_keys(f"optimizer: {{weight_decay: {text}}}")).optimizer.weight_decay == 2e-4
 
 
+@pytest.mark.parametrize("text", ["2020-01-01", "2020-99-99", "2001-12-14t21:59:43.10-05:00"])
+def test_a_date_is_a_text(text, load):
+    assert load(with_keys(f"data: {{name: {text}}}")).data.name == text
+
+
 def test_a_whole_number_stands_for_a_real_one_but_not_the_other_way_round(load):
     assert load(with_keys("clip: 1")).clip == 1.0
     with pytest.raises(UserError, match="batch_size must be of type int, got 64.0"):
@@ -253,7 +258,7 @@ def test_a_missing_key_is_named(text, load):
     ("content", "message"),
     [
         (b"method: [", "is not valid YAML"),
-        (b"method: 2020-99-99", "is not valid YAML"),
+        (b"method: !!float many", "is not valid YAML"),
         (b"x: &a [*a]", "something in it holds itself"),
         (b"stages: 1\nmethod: x\nstages: 2\n", "the key 'stages' stands twice in one mapping, in lines 1 and 3"),
         (b"stages: [{loss: ldam, epochs: 1, loss: focal}]", "the key 'loss' stands twice in one mapping, in line 1"),

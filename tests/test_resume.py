@@ -150,6 +150,15 @@ def test_whatever_becomes_of_the_classifier(stages, tiny_recipe, tiny_data, tmp_
     assert_same_state(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_whatever_gradients_the_layers_kept_that_now_stand_still(tiny_recipe, tiny_data, tmp_path):
+    """Clipping may not count them: they are of the stage before, and a run that goes on from a checkpoint has none."""
+    recipe = replace(tiny_recipe, stages=(Stage(1), SCALES), clip=0.1)
+    train(recipe, tiny_data, tmp_path / "whole")
+    assert train(recipe, tiny_data, tmp_path / "stopped", at=STEPS)
+    train(recipe, tiny_data, tmp_path / "stopped")
+    assert_same_state(tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_whatever_average_is_taken_of_the_weights(tiny_recipe, tiny_data, tmp_path):
     recipe = replace(tiny_recipe, stages=(Stage(2, averaged_epochs=5 / STEPS), Stage(1)))
     train(recipe, tiny_data, tmp_path / "whole")

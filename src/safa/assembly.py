@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from safa import recipe as recipes
-from safa.catalog import build, resolve
+from safa.catalog import build, parameters, resolve
 from safa.errors import UserError, closest
 from safa.plugin import INPUT, PlugIn
 from safa.seeding import seed_for
@@ -20,16 +20,21 @@ HEAD = "fc"  # the classifier's name in every network
 
 
 def network(model: recipes.Model, num_classes: int, seed: int) -> nn.Module:
-    """The bare network, initialised from the seed alone; float32, on the CPU."""
+    """The bare network, initialised from the seed alone; float32, on the CPU.
+
+    A network that takes no ``head`` gets another than its own linear one in its place.
+
+    Raises:
+        UserError: for an unknown name or option, or as ``new_head`` where the classifier is to be exchanged.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "network"))
+        head = _head_factory(model.head)
         built: nn.Module = build(
-            "backbone",
-            model.backbone.name,
-            model.backbone.options,
-            num_classes=num_classes,
-            head=_head_factory(model.head),
+            "backbone", model.backbone.name, model.backbone.options, num_classes=num_classes, head=head
         )
+        if model.head != recipes.Model.head and "head" not in parameters("backbone", model.backbone.name):
+            built.add_module(HEAD, head(in_features(built), num_classes))
     return built
 
 
@@ -203,10 +208,16 @@ def sampler(spec: recipes.Named, labels: Any, batch_size: int, *, seed: int, ran
     """The order of the images for one of ``world_size`` processes; ``batch_size`` counts the images of all.
 
     Raises:
-        UserError: for an unknown name or option, or a batch that cannot be split.
+        UserError: for an unknown name or option, a batch that cannot be split, or a sampler that knows of one process
+            alone where there are several.
     """
     if batch_size % world_size:
         raise UserError(f"batch_size {batch_size} cannot be split over {world_size} processes; make it a multiple")
+    if world_size > 1 and not {"rank", "world_size"} <= parameters("sampler", spec.name).keys():
+        raise UserError(
+            f"sampler {spec.name!r} takes no rank and world_size, so all {world_size} processes would train on the "
+            "same batches; let it take both, or run without torchrun"
+        )
     return build(
         "sampler",
         spec.name,

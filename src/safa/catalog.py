@@ -105,6 +105,8 @@ CATALOG: dict[str, dict[str, Entry]] = {
     },
 }
 
+_EITHER = {"head_ratio"}  # what the library knows and an option may say otherwise
+
 DATASETS: dict[str, str] = {
     "digits": "scikit-learn's 8x8 digits, 10 classes; always there",
     "fashion-mnist": "Xiao et al. 2017, 10 classes; IDX files, e.g. Debian's dataset-fashion-mnist",
@@ -121,28 +123,42 @@ def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> A
     Args:
         kind: a key of ``CATALOG``.
         name: one of its names, or ``package.module:attribute`` for your own.
-        options: from the recipe; each must be a parameter of the target.
+        options: from the recipe; each must be a parameter of the target, and none of the context but ``head_ratio``.
         context: what the library knows (class counts, labels, seed, …); only what the target takes is given.
 
     Raises:
         UserError: for an unknown name or option, with the closest existing one, or a value the target refuses.
     """
     target = resolve(kind, name)
-    signature = inspect.signature(target)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    takes = parameters(kind, name)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for key in options:
-        if key not in signature.parameters and not open_ended:
-            choices = [p for p in signature.parameters if p not in context]
+        if key in context.keys() - _EITHER:
+            raise UserError(f"{kind} {name!r} is given its {key} by the library; leave the option out")
+        if key not in takes and not open_ended:
+            choices = [p for p in takes if p not in context.keys() - _EITHER]
             raise UserError(
                 f"{kind} {name!r} has no option {key!r}{closest(key, choices)}; it takes {', '.join(choices) or 'none'}"
             )
-    known = {key: value for key, value in context.items() if key in signature.parameters and key not in options}
+    known = {key: value for key, value in context.items() if key in takes and key not in options}
     try:
         return target(**known, **options)
     except UserError:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{kind} {name!r} cannot be made with {dict(options)}: {error}") from error
+
+
+def parameters(kind: str, name: str) -> Mapping[str, inspect.Parameter]:
+    """What the class or function behind a name takes, by name.
+
+    Raises:
+        UserError: as ``resolve``, or if it does not say.
+    """
+    try:
+        return inspect.signature(resolve(kind, name)).parameters
+    except ValueError as error:
+        raise UserError(f"{kind} {name!r} cannot be made: {error}; name a function of your own around it") from error
 
 
 def resolve(kind: str, name: str) -> Any:

@@ -123,6 +123,8 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, la
         plain["restart"] = True
     if last and stage.averaged_epochs is not None:
         plain["becomes_average"] = True
+    if stage.trainable and recipe.clip is not None:
+        plain["clips_what_learns_alone"] = True  # once gradients of the stage before were counted with it
     return dict(plain)
 
 

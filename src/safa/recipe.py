@@ -322,6 +322,11 @@ class _Dumper(yaml.SafeDumper):
     """Quotes a folder called ``1e3``, which the loader would take for a number."""
 
 
+# A date is a text, whether a folder is called so or an option is given it by mistake: no recipe has use for one.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -336,7 +341,7 @@ def _parsed(text: str) -> Any:
         return to_plain(yaml.load(text, Loader=_Loader))
     except RecursionError as error:
         raise yaml.YAMLError("something in it holds itself, or is nested too deeply") from error
-    except ValueError as error:  # what looks like a date and is none
+    except ValueError as error:  # a tag that does not fit its text, as in "!!float many"
         raise yaml.YAMLError(str(error)) from error
 
 

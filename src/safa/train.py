@@ -172,12 +172,12 @@ class Trainer:
         """Bound the norms of the network's gradient and of the augmenter's, each on its own.
 
         In one norm for both, an augmenter whose gradient is the longer one would take the network's steps away, and a
-        comparison would be one of step lengths.
+        comparison would be one of step lengths. What a stage holds still may keep the gradient of the stage before.
         """
         self.accelerator.unscale_gradients()
         for part in (self.model, self.augmenter):
             if part is not None:
-                torch.nn.utils.clip_grad_norm_(part.parameters(), largest)
+                torch.nn.utils.clip_grad_norm_([p for p in part.parameters() if p.requires_grad], largest)
 
     def _image_weights(self, epoch: Epoch, images: Tensor, labels: Tensor) -> Tensor:
         """One weight per image, learnt by looking one step ahead on the next batch of the meta set."""
