@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
 
 from safa.augmenters import SAFA
-from safa.catalog import CATALOG, DATASETS, build, resolve
+from safa.catalog import CATALOG, DATASETS, build, resolve, source_hash
 from safa.data.sources import BUILT_IN
 from safa.errors import UserError
 from safa.losses import CrossEntropyLoss, LDAMLoss
@@ -171,6 +173,12 @@ def test_a_value_the_target_refuses_is_reported_with_its_options(monkeypatch):
 def test_what_is_missing_is_reported():
     with pytest.raises(UserError, match="cannot be made with {}: demanding\\(\\) missing 1 required"):
         build("loss", "tests.test_catalog:demanding", {})
+
+
+def test_only_what_is_the_users_own_has_a_source_hash():
+    own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    assert source_hash("tests.test_catalog:Doubled") == own
+    assert {source_hash(name) for name in ("ldam", "absent_module:Loss", ".losses:Own", ":", "sys:path")} == {None}
 
 
 def test_the_losses_of_the_catalog_are_the_losses_of_the_library():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from safa import library, plan
+from safa import catalog, library, plan
 from safa import recipe as recipes
 from safa.plan import epochs_of, shared_epochs, start_key
 from safa.recipe import Augmenter, Data, Model, Named, Optimizer, Recipe, Schedule, Stage
@@ -198,6 +198,22 @@ def test_an_address_depends_on_the_semantics_of_the_code(monkeypatch):
     before = keys(run(LDAM))
     monkeypatch.setattr(plan, "SEMANTICS", plan.SEMANTICS + 1)
     assert not set(before) & set(keys(run(LDAM)))
+
+
+def test_code_of_the_users_own_is_part_of_the_addresses_from_where_it_is_used(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "losses_of_test_plan.py"
+    own = replace(DRW, loss=Named("losses_of_test_plan:Mine"))
+
+    def now(code: str) -> list[str]:
+        module.write_text(code)
+        catalog.source_hash.cache_clear()
+        return keys(run(LDAM, own))
+
+    first, second, again = now("Mine = 1"), now("Mine = 2"), now("Mine = 1")
+    assert first == again
+    assert first[:160] == second[:160]
+    assert not set(first[160:]) & set(second[160:])
 
 
 # --- the epochs --------------------------------------------------------------------------------------------

@@ -386,7 +386,7 @@ def test_two_processes_train_through_the_safa_stage_and_resume_bit_for_bit(tiny_
 
 def test_a_checkpoint_of_another_recipe_is_refused(tiny_recipe, tiny_data, tmp_path):
     train(tiny_recipe, tiny_data, tmp_path, at=STEPS + 2)
-    with pytest.raises(UserError, match="was trained with another recipe, other images or another number of processes"):
+    with pytest.raises(UserError, match="was trained with another recipe, other images, another number of processes"):
         train(replace(tiny_recipe, seed=1), tiny_data, tmp_path)
 
 

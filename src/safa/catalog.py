@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safa.errors import UserError, closest
@@ -181,3 +185,14 @@ def resolve(kind: str, name: str) -> Any:
     if not callable(target):
         raise UserError(f"{kind} {name!r} is {type(target).__name__}, not a class or function")
     return target
+
+
+@functools.cache  # a module is imported once, too
+def source_hash(name: str) -> str | None:
+    """SHA-256 of the file with ``package.module:attribute``; None for a name of the catalog, or without a file."""
+    module, colon, _ = name.partition(":")
+    try:
+        found = importlib.util.find_spec(module) if colon else None
+        return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else None
+    except (ImportError, ValueError, OSError):  # ``resolve`` says what is wrong with it
+        return None

@@ -385,8 +385,8 @@ class Trainer:
         state = checkpoint.load(path)
         if state.get("key") != self._key(state.get("done", 0)):
             raise UserError(
-                f"the checkpoint in {self.folder} was trained with another recipe, other images or another number of "
-                "processes; name another folder, or delete it to train anew"
+                f"the checkpoint in {self.folder} was trained with another recipe, other images, another number of "
+                "processes, or other code of your own; name another folder, or delete it to train anew"
             )
         return state
 
