@@ -23,7 +23,7 @@ from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
 from safa.data.longtail import Subset
 from safa.errors import UserError
-from safa.job import Job
+from safa.job import Job, recipe_sha256
 from safa.parts import Parts
 from safa.recipe import Augmenter, Data, Model, Named, Recipe, Schedule, Stage
 from safa.report import lines
@@ -154,6 +154,27 @@ def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, 
         "notes",
     ]
     assert set(described) == set(keys)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"seed": 1}, True),
+        ({"precision": "bf16"}, True),
+        ({"data": Data(name="elsewhere", root="there", imbalance_factor=20)}, True),
+        ({"batch_size": 8}, False),
+        ({"data": Data(imbalance_factor=30)}, False),
+        ({"stages": (Stage(4, loss=Named("focal")),)}, False),
+    ],
+)
+def test_a_line_tells_an_edited_recipe_from_the_one_before(change, same):
+    recipe = Recipe("x", (Stage(4),), data=Data(imbalance_factor=20))
+    assert (recipe_sha256(replace(recipe, **change)) == recipe_sha256(recipe)) is same
+
+
+def test_how_often_a_run_is_tested_makes_no_other_recipe_of_it():
+    often, seldom = (Recipe("x", (Stage(4, evaluate_every=every),)) for every in (1, 4))
+    assert recipe_sha256(often) == recipe_sha256(seldom)
 
 
 def test_a_finished_run_is_not_run_again(tiny_run, tiny_recipe, said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +108,16 @@ def refuse_another_recipe(job: Job) -> None:
     path = job.folder / "recipe.yaml"
     if path.exists() and _essence(recipes.load(path)) != _essence(job.recipe):
         raise UserError(f"{job.folder} holds a run of another recipe; name another folder with --out, or delete it")
+
+
+def recipe_sha256(recipe: recipes.Recipe) -> str:
+    """Hash of what a line says nothing else of: runs of an edited recipe are not averaged with those of before.
+
+    Seed, precision and images have their own keys in the line.
+    """
+    data = replace(recipe.data, name=recipes.Data.name)
+    essence = _essence(replace(recipe, seed=recipes.Recipe.seed, precision=recipes.Recipe.precision, data=data))
+    return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
 
 
 def _essence(recipe: recipes.Recipe) -> Any:

@@ -17,7 +17,7 @@ from safa import clouds, diagnosis, evaluate, provenance
 from safa import recipe as recipes
 from safa.data.dataset import LongTailed
 from safa.files import write_atomically
-from safa.job import Job, dataset_name
+from safa.job import Job, dataset_name, recipe_sha256
 from safa.train import Trainer
 
 
@@ -43,6 +43,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         **_of_validation(trainer, data),
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
         **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer)) else {}),
+        "recipe_sha256": recipe_sha256(job.recipe),
         "subset_sha256": data.subset.sha256,
         "images_sha256": data.source.fingerprint,
         "precision": job.recipe.precision,

@@ -64,6 +64,14 @@ def test_runs_of_different_length_or_recipe_are_told_apart():
     assert [(row.label, row.n) for row in rows] == [("CE (digits-CE)", 5), ("CE (other)", 1)]
 
 
+def test_runs_of_a_recipe_that_was_edited_between_seeds_are_not_averaged():
+    early, before, after = results("CE", [0]), results("CE", [1], recipe_sha256="a" * 64), results("CE", [2, 3])
+    after = [line | {"recipe_sha256": "b" * 64} for line in after]
+    rows = summarise([*early, *before, *after])
+    assert [(row.label, row.n) for row in rows] == [("CE", 1), ("CE (edit aaaaaa)", 1), ("CE (edit bbbbbb)", 2)]
+    assert [(row.label, row.n) for row in summarise([*early, *after])] == [("CE", 3)]
+
+
 def test_runs_of_two_precisions_are_not_averaged_and_both_have_the_papers_figure():
     place = PLACE | {"method": "LDAM-DRW"}
     given = [line for p in ("bf16", "float32") for line in results("CE", [0], **place | {"precision": p})]
@@ -125,6 +133,8 @@ def test_a_seed_in_two_precisions_leaves_its_data_set_told_apart():
         ({"precision": "bf16"}, {"precision": "bf16"}, ()),
         ({"precision": "bf16"}, {"precision": "float32"}, ("precision",)),
         ({"subset_sha256": "a"}, {"subset_sha256": "b"}, ("training images",)),
+        ({"subset_sha256": "a", "images_sha256": "c"}, {"subset_sha256": "a", "images_sha256": "d"}, ("images",)),
+        ({"images_sha256": "c"}, {}, ()),  # lines from before the key
     ],
 )
 def test_a_difference_names_what_else_the_runs_of_a_seed_differ_in(ours, theirs, unlike):

@@ -14,7 +14,8 @@ from safa.report.spread import Difference, Spread, difference, spread
 
 Block = tuple[str, float, str]  # data set, imbalance factor, model: what a comparison holds fixed
 
-_ALIKE = {"precision": "precision", "training images": "subset_sha256"}  # what else a difference should hold fixed
+# What else a difference should hold fixed, with the line's key for it; early lines have not all of them.
+_ALIKE = {"precision": "precision", "training images": "subset_sha256", "images": "images_sha256"}
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Row:
 
     Attributes:
         method: as the lines say, the paper's name.
-        distinctions: what tells this row from another of the same method: recipe, number of epochs, precision, and
-            each ``key=value`` that was set otherwise than in the recipe; often empty. Also the number of processes,
-            which pair their own rows.
+        distinctions: what tells this row from another of the same method: recipe and which edit of it, number of
+            epochs, precision, and each ``key=value`` that was set otherwise than in the recipe; often empty. Also the
+            number of processes, which pair their own rows.
         epochs: how long each run was.
         changed: whether something was set otherwise than in the recipe.
         seeds: the seeds behind the row, in order.
@@ -87,8 +88,8 @@ class Paired:
         method, baseline: labels of the two rows.
         seeds: the common seeds; empty when there is none, and then every difference is None.
         many, medium, few: None, too, where the two do not mean the same classes by it.
-        unlike: what runs of one seed differ in besides, of ``precision`` and ``training images``: part of a difference
-            may come from it.
+        unlike: what runs of one seed differ in besides, of ``precision``, ``training images`` (which of them) and
+            ``images`` (the data set's): part of a difference may come from it.
     """
 
     dataset: str
@@ -150,13 +151,18 @@ def _distinctions(lines: Sequence[Line]) -> list[tuple[str, ...]]:
     def recipe(line: Line) -> object:
         return method(line), _recipe(line)
 
+    def named(line: Line) -> object:
+        return recipe(line), line["epochs"], *line.get("changes", [])
+
     of_recipes = _with_several(lines, method, _recipe)
+    of_edits = _with_several([line for line in lines if "recipe_sha256" in line], named, _edit)
     of_lengths = _with_several(lines, recipe, lambda line: line["epochs"])
     of_precisions = _with_several(lines, recipe, _precision)
     of_processes = _with_several(lines, recipe, _processes)
     found = []
     for line in lines:
         parts = [_recipe(line)] if method(line) in of_recipes else []
+        parts += [_edit(line)] if named(line) in of_edits and "recipe_sha256" in line else []
         parts += [f"{line['epochs']} epochs"] if recipe(line) in of_lengths else []
         parts += [_precision(line)] if recipe(line) in of_precisions else []
         parts += [_processes(line)] if recipe(line) in of_processes else []
@@ -175,6 +181,11 @@ def _with_several(lines: Sequence[Line], of: Callable[[Line], object], what: Cal
 
 def _recipe(line: Line) -> str:
     return PurePath(line["recipe"]).stem
+
+
+def _edit(line: Line) -> str:
+    """Which of the texts that a recipe's file has had."""
+    return f"edit {line['recipe_sha256'][:6]}"
 
 
 def _precision(line: Line) -> str:
@@ -287,9 +298,13 @@ def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs
         medium=gap_of("medium"),
         few=gap_of("few"),
         unlike=tuple(
-            name for name, key in _ALIKE.items() if any(ours[seed].get(key) != theirs[seed].get(key) for seed in seeds)
+            name for name, key in _ALIKE.items() if any(_contradict(ours[seed], theirs[seed], key) for seed in seeds)
         ),
     )
+
+
+def _contradict(ours: Line, theirs: Line, key: str) -> bool:
+    return ours.get(key) != theirs.get(key) and None not in (ours.get(key), theirs.get(key))
 
 
 def _classes(line: Line, group: str) -> object:
