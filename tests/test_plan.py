@@ -128,6 +128,12 @@ def test_a_stage_of_no_epochs_with_a_head_is_one_item_that_trains_nothing():
     assert item.key not in {epoch.key for epoch in before}
 
 
+def test_and_is_no_epoch_where_epochs_are_counted():
+    recipe = run(replace(LDAM, epochs=2), NCM, replace(LDAM, epochs=1))
+    assert [plan.epochs_trained(recipe, done) for done in range(5)] == [0, 1, 2, 2, 3]
+    assert plan.epochs_trained(recipe, len(epochs_of(recipe, FACTS))) == recipe.epochs
+
+
 def test_an_item_that_trains_nothing_does_not_shift_the_schedule():
     rates = [epoch.lr for epoch in epochs_of(run(LDAM, NCM, replace(LDAM, epochs=40)), FACTS) if epoch.trains]
     assert rates == [epoch.lr for epoch in epochs_of(run(replace(LDAM, epochs=200)), FACTS)]

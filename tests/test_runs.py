@@ -388,6 +388,7 @@ def test_a_stage_that_trains_for_no_epoch_is_not_counted_as_one(tmp_path, machin
     for name in ("first", "second"):
         runs.run(Job(name, recipe, tmp_path / name), machine, tiny_data)
     assert said == ["second: 1 of 1 epochs came from the cache"]
+    assert runs.evaluate_run(tmp_path / "second")["epochs"] == result_of(tmp_path / "second")["epochs"] == 1
 
 
 def wrong(recipe: Recipe, **changes: object) -> Recipe:

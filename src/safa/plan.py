@@ -64,7 +64,7 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
     trained = 0  # epochs before the stage, as the schedule counts them
     for stage_index, stage in enumerate(recipe.stages):
         trains = stage.epochs > 0
-        for local in range(stage.epochs if trains else int(stage.head is not None)):
+        for local in range(_items(stage)):
             lr = _learning_rate(recipe, stage, local, trained + local) if trains else 0.0
             first, last = local == 0, local + 1 >= stage.epochs
             regime = _regime(recipe, stage_index, lr, first, last)
@@ -77,6 +77,16 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
             epochs.append(Epoch(len(epochs), stage_index, stage, first, last, trains, lr, evaluate, key))
         trained += stage.epochs
     return epochs
+
+
+def _items(stage: recipes.Stage) -> int:
+    return stage.epochs or int(stage.head is not None)
+
+
+def epochs_trained(recipe: recipes.Recipe, done: int) -> int:
+    """How many of the first ``done`` items of the plan are epochs that train."""
+    trains = [stage.epochs > 0 for stage in recipe.stages for _ in range(_items(stage))]
+    return sum(trains[:done])
 
 
 def start_key(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size: int = 1) -> str:

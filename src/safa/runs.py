@@ -25,7 +25,7 @@ from safa.errors import UserError
 from safa.files import read_json, write_atomically
 from safa.job import Job, describe, job_of, refuse_another_recipe, refuse_other_images
 from safa.parts import Parts
-from safa.plan import epochs_of, remarks, shared_epochs
+from safa.plan import epochs_of, epochs_trained, remarks, shared_epochs
 from safa.processes import is_first_process
 from safa.progress import Progress
 from safa.report import lines
@@ -153,7 +153,7 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     return {
         "run": str(folder),
         "split": split,
-        "epochs": state["done"],
+        "epochs": epochs_trained(job.recipe, state["done"]),
         **outcome.figures(evaluate.predict(model, parts.in_order(images)), data),
         **outcome.best(state["history"], job.recipe),
     }

@@ -15,6 +15,7 @@ from safa import recipe as recipes
 from safa.errors import UserError
 from safa.files import read_json
 from safa.job import job_of
+from safa.plan import epochs_trained
 from safa.report.lines import RESULT
 
 
@@ -170,5 +171,5 @@ def _notes(run: Path, recipe: recipes.Recipe, state: Mapping[str, Any]) -> tuple
     if (run / RESULT).exists():
         return ()
     steps = f" and {state['step']} steps of the next" if state.get("step") else ""
-    done = f"{state['done']} of {recipe.epochs} epochs{steps}"
+    done = f"{epochs_trained(recipe, state['done'])} of {recipe.epochs} epochs{steps}"
     return (f"{run} is not finished: these are the weights after {done}",)
