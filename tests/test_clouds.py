@@ -131,6 +131,18 @@ def test_looking_twice_gives_the_same_features(found, trainer):
     assert all(np.array_equal(found[key], again[key]) for key in found)
 
 
+def test_images_that_do_not_fit_at_once_have_the_same_features_and_rows_of_every_tail_class(
+    found, trainer, monkeypatch
+):
+    monkeypatch.setattr(type(trainer.parts), "evaluation_batch", 20)
+    parts = clouds.features(trainer)
+    for kind in (REAL, TEST):
+        whole, part = (rows["features"][rows["kind"] == kind] for rows in (found, parts))
+        np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-5)
+    generated = [set(rows["labels"][rows["kind"] == GENERATED]) for rows in (found, parts)]
+    assert generated[0] == generated[1]
+
+
 def test_without_an_augmenter_there_are_no_generated_rows(tiny_recipe, tiny_data, tmp_path):
     plain = replace(tiny_recipe, stages=(recipe.Stage(1),))
     trainer = Trainer(plain, tiny_data, tmp_path, runs.accelerator_for(plain, runs.Machine()))

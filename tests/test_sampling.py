@@ -46,6 +46,16 @@ def test_instance_balanced_pads_by_starting_over():
     assert dealt == whole + whole[:1]  # 161 = 7 * 23
 
 
+@pytest.mark.parametrize("sampler", [InstanceBalanced, PairSampler])
+@pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"world_size": 3}])
+@pytest.mark.parametrize("batch_size", [2, 6, 14, 158, 200])
+def test_the_smallest_batch_is_known_beforehand(sampler, options, batch_size):
+    if options.get("drop_last") and batch_size == 200:
+        pytest.skip("no batch is left")
+    made = sampler(LABELS, batch_size, **options)
+    assert made.smallest_batch == min(map(len, made))
+
+
 def test_drop_last_leaves_out_the_rest():
     assert list(map(len, InstanceBalanced(LABELS, 50, drop_last=True))) == [50, 50, 50]
     assert list(map(len, InstanceBalanced(LABELS, 50))) == [50, 50, 50, 10]

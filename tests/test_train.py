@@ -587,6 +587,55 @@ def test_an_augmenter_of_tokens_is_built_for_the_length_of_a_token(make):
     assert "reconstruction" in trainer.history[0]["terms"]
 
 
+class Picky(nn.Module):
+    """A backbone of vectors of a fixed length, with batch norm of one value per image, that may name no class."""
+
+    def __init__(self, num_classes: int, head, length: int = 192, silent: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(length, 6), nn.BatchNorm1d(6))
+        self.fc = nn.Identity() if silent else head(6, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.body(images))
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "message"),
+    [
+        (Stage(1), {"length": 12}, "Picky cannot take images of 8 x 8 pixels: RuntimeError: mat1 and mat2"),
+        (Stage(1), {"silent": True}, "Picky must give one logit per image and class, shape (2, 10) for two images; it"),
+        (Stage(1, loss=Named("torch.nn:MSELoss")), {}, "loss 'torch.nn:MSELoss' cannot be computed from logits and"),
+        (Stage(1, loss=Named("torch.nn:Identity")), {}, "loss 'torch.nn:Identity' cannot be computed from logits"),
+        (Stage(1, loss=Named("tests.test_train:Single")), {}, "must give a tensor of shape (); it gives tensor(["),
+        (Stage(1, augmenter=Augmenter("torch.nn:ReLU", before="body")), {}, "ReLU is no augmenter: it has no active"),
+    ],
+)
+def test_what_does_not_fit_the_network_is_found_before_training(stage, options, message, make):
+    assert message in refused(make(stage, model=Model(Named("tests.test_train:Picky", options))))
+
+
+class Single(CrossEntropyLoss):
+    """The losses of single images, which nobody asked for."""
+
+    def forward(self, logits, labels):
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def test_a_single_image_at_the_end_of_an_epoch_is_found_where_the_network_cannot_train_on_one(make):
+    picky = Model(Named("tests.test_train:Picky"))
+    message = refused(make(Stage(1), model=picky, batch_size=97))  # of 98 images
+    assert message.startswith("batches of 97 leave one image at the end; try another batch_size, or drop_last of the")
+    for options in {"sampler": Named("instance", {"drop_last": True})}, {}:
+        model = picky if options else RESNET8
+        make(Stage(1, **options), model=model, batch_size=97).parts.try_all()
+
+
+@pytest.mark.parametrize(("image_size", "images"), [(8, 500), (64, 500), (128, 125), (224, 40), (2000, 1)])
+def test_as_many_pixels_are_tested_at_once_whatever_the_size_of_the_images(image_size, images, make, tiny_data):
+    larger = replace(tiny_data, source=replace(tiny_data.source, image_size=image_size))
+    assert make(Stage(1), data=larger).parts.evaluation_batch == images
+
+
 @pytest.mark.parametrize(
     ("augmentation", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,9 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
         if not len(rows):  # a test set of one's own may lack these classes
             continue
         images, labels = trainer.parts.images_of(split, rows)
-        parts.append((_classifier_inputs(trainer.model, images), labels, kind))
+        size = trainer.parts.evaluation_batch
+        entering = torch.cat([_classifier_inputs(trainer.model, some) for some in torch.split(images, size)])
+        parts.append((entering, labels, kind))
         if kind == REAL and trainer.augmenter is not None and not mixes(trainer.augmenter):
             parts.append((*_generated(trainer, images, labels), GENERATED))
     class_ids = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
@@ -137,7 +140,10 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows the augmenter makes of these images, at most ``PER_CLASS`` of one class."""
     torch.manual_seed(0)
-    made = look(trainer, images, labels, copy.deepcopy(trainer.augmenter)).take(slice(len(images), None))
+    augmenter, every = copy.deepcopy(trainer.augmenter), math.ceil(len(images) / trainer.parts.evaluation_batch)
+    # The images lie class by class; so taken, each batch has some of all.
+    batches = [(images[first::every], labels[first::every]) for first in range(every)]
+    made = Rows.joined([look(trainer, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
     chosen = [(made.labels == c).nonzero().squeeze(1)[:PER_CLASS] for c in torch.unique(made.labels)]
     keep = torch.cat(chosen) if chosen else made.labels
     return made.classifier[keep], made.labels[keep]

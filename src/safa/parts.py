@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,10 +17,22 @@ from safa.data.batches import Batches, InOrder, Normalise
 from safa.data.dataset import LongTailed
 from safa.data.types import Split
 from safa.errors import UserError
+from safa.plugin import refuse_other_than_augmenter
 from safa.seeding import seed_for
 from safa.types import Fitting, Refitted
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 500  # images, of up to 64 x 64 pixels; of larger ones as many as have the same number of pixels
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Name the part of the recipe that fails, in place of a traceback; it may be the user's own."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 class Parts:
@@ -58,13 +71,44 @@ class Parts:
                 raise UserError(f"stage {index} trains for 0 epochs and names no head; name one or leave it out")
             if stage.head is not None:
                 model.add_module(assembly.HEAD, self._tried_head(stage.head, model, index))
-            assembly.criterion(stage, self.data.class_counts, assembly.head_of(model))
+            self._try_network(stage, model)
             assembly.set_trainable(model, stage.trainable)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise UserError(f"nothing learns in stage {index}: {', '.join(stage.trainable)} has no parameter")
-            self.sampler(stage)
+            self._try_last_batch(stage, model)
             self._try_augmenter(stage, model)
             self.reweighter(stage, 0)
+
+    def _try_network(self, stage: recipes.Stage, model: nn.Module) -> None:
+        """Give the network two black images, and the loss what comes out."""
+        criterion = assembly.criterion(stage, self.data.class_counts, assembly.head_of(model))
+        size, name = self.data.source.image_size, type(model).__name__
+        images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with _explained(f"{name} cannot take images of {size} x {size} pixels"):
+                logits = model.eval()(images)
+            if getattr(logits, "shape", None) != (2, self.data.num_classes):
+                got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+                raise UserError(
+                    f"{name} must give one logit per image and class, shape (2, {self.data.num_classes}) for two "
+                    f"images; it gives {got}"
+                )
+            with _explained(f"loss {stage.loss.name!r} cannot be computed from logits and class ids"):
+                loss = criterion(logits, labels)
+        expected = () if stage.reweighting is None else (2,)
+        if getattr(loss, "shape", None) != expected:
+            raise UserError(f"loss {stage.loss.name!r} must give a tensor of shape {expected}; it gives {loss!r}")
+
+    def _try_last_batch(self, stage: recipes.Stage, model: nn.Module) -> None:
+        """Where an epoch ends with a single image, the network must be able to train on one."""
+        sampler, size = self.sampler(stage), self.data.source.image_size
+        if getattr(sampler, "smallest_batch", 2) > 1:
+            return
+        way_out = (
+            f"batches of {self.recipe.batch_size} leave one image at the end; try another batch_size, or drop_last"
+        )
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _explained(f"{way_out} of the sampler"):
+            model.train()(torch.zeros(1, 3, size, size))
 
     def _try_augmentation(self) -> None:
         size = self.data.source.image_size
@@ -85,10 +129,12 @@ class Parts:
             return
         shape = assembly.entering(stage.augmenter, model, self.data.source.image_size)
         built = self._augmenter_of(stage.augmenter, shape, 0)
+        refuse_other_than_augmenter(built)
         built.active = stage.generate
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             labels = torch.zeros(2, dtype=torch.long, device=self.device)
-            built(torch.randn(2, *shape, device=self.device), labels)
+            with _explained(f"augmenter {stage.augmenter.name!r} cannot take features of shape {shape}"):
+                built(torch.randn(2, *shape, device=self.device), labels)
 
     # -- modules -------------------------------------------------------------------------------------------------
 
@@ -185,7 +231,12 @@ class Parts:
 
     def in_order(self, split: Split) -> Batches:
         """Unaugmented batches of a whole split, for evaluation."""
-        return self._batches(split, InOrder(len(split), EVALUATION_BATCH))
+        return self._batches(split, InOrder(len(split), self.evaluation_batch))
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images that are tested at once: memory is as much as of small ones, whatever their size."""
+        return max(1, min(EVALUATION_BATCH, EVALUATION_BATCH * 64**2 // self.data.source.image_size**2))
 
     def images_of(self, split: Split, rows: Any) -> tuple[Tensor, Tensor]:
         """Some images of a split as the network wants them, unaugmented, with their labels."""

@@ -54,7 +54,7 @@ class PlugIn(nn.Module):
         super().__init__()
         _refuse_compiled(model)
         if augmenter is not None:
-            _refuse_other_than_augmenter(augmenter)
+            refuse_other_than_augmenter(augmenter)
         if before is None:
             before = INPUT if mixes(augmenter) else getattr(model, "before", None)
         if augmenter is not None:
@@ -244,7 +244,8 @@ def _refuse_compiled(model: nn.Module) -> None:
         )
 
 
-def _refuse_other_than_augmenter(augmenter: object) -> None:
+def refuse_other_than_augmenter(augmenter: object) -> None:
+    """Raise a UserError that says what is missing in something that is to make rows."""
     if isinstance(augmenter, type):
         name = augmenter.__name__
         raise UserError(f"augmenter is the class {name}; pass an object, {name}(…)")

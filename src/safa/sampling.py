@@ -94,6 +94,13 @@ class EpochSampler(Sampler[list[int]], ABC):
         items_per_batch = self.batch_size // self.images_per_item
         return items // items_per_batch if self.drop_last else math.ceil(items / items_per_batch)
 
+    @property
+    def smallest_batch(self) -> int:
+        """Images of the last batch, the only one that may not be full."""
+        items = math.ceil(self.items_per_epoch() / self.world_size)
+        left = 0 if self.drop_last else items % (self.batch_size // self.images_per_item)
+        return left * self.images_per_item or self.batch_size
+
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of dataset indices."""
         order = self.order(np.random.default_rng((self.seed, self.epoch)))
