@@ -546,6 +546,14 @@ def test_a_row_of_torchs_ignore_index_counts_for_nothing_where_the_loss_ends_in_
     torch.testing.assert_close(criterion(logits, ignored), criterion(logits[rest], labels[rest]))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+@pytest.mark.parametrize("name", CRITERIA)
+def test_class_ids_of_another_type_are_refused_before_they_index_as_a_mask(name, dtype):
+    logits, labels = batch()
+    with pytest.raises(UserError, match=rf"class ids are int64, got {dtype}; pass labels.long\(\)"):
+        CRITERIA[name]()(logits, labels.to(dtype))
+
+
 def test_ldam_has_no_margin_for_torchs_ignore_index():
     logits, labels = batch()
     with pytest.raises(IndexError, match="-100 is out of bounds"):

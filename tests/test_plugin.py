@@ -1119,13 +1119,15 @@ def test_what_is_no_augmenter_is_refused_when_attached(augmenter, said):
         PlugIn(small(), "body", augmenter)
 
 
+@pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
 @pytest.mark.parametrize("augmenter", [lambda: safa_of(4), lambda: Mixup(COUNTS)], ids=["safa", "mixup"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
-def test_class_ids_of_any_integer_type_do_what_int64_does(augmenter, dtype):
+def test_class_ids_of_any_integer_type_do_what_int64_does(augmenter, dtype, active):
     outs = []
     for labels in (LABELS, LABELS.to(dtype)):
         torch.manual_seed(0)
         plug = plugged(augmenter())
+        plug.active = active
         torch.manual_seed(1)
         outs.append(plug(images(), labels))
     assert torch.equal(outs[1].logits, outs[0].logits)

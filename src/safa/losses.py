@@ -364,7 +364,7 @@ class LogitAdjustmentLoss(nn.Module):
 
 
 def _soft(logits: Tensor, labels: Tensor, weight: Tensor | None) -> bool:
-    """Whether these are soft labels; refuses labels and weights whose shape is not that of the logits."""
+    """Whether these are soft labels; refuses labels and weights whose shape or type is not theirs."""
     if logits.dim() != 2:
         raise UserError(f"logits have one row per label, shape (n, k), got {tuple(logits.shape)}; flatten them to that")
     n, k = logits.shape
@@ -383,6 +383,8 @@ def _soft(logits: Tensor, labels: Tensor, weight: Tensor | None) -> bool:
             f"class ids have one number per row, shape ({n},), got {labels.dtype} of shape {tuple(labels.shape)}; "
             "soft labels, one-hot ones too, are floating point"
         )
+    if not labels.is_floating_point() and labels.dtype != torch.int64:  # bytes would index as a mask
+        raise UserError(f"class ids are int64, got {labels.dtype}; pass labels.long()")
     return labels.is_floating_point()
 
 

@@ -233,6 +233,8 @@ class PlugIn(nn.Module):
 
 
 def _unaugmented(logits: Tensor, labels: Tensor | None) -> Output:
+    if labels is not None and not (labels.is_floating_point() or labels.is_complex()):
+        labels = labels.long()  # as while rows are made, so that a loop that runs before T_th runs after it
     return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
 
 
