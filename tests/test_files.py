@@ -176,7 +176,7 @@ def test_a_folder_without_permission_is_refused_beforehand(file, monkeypatch):
 
 
 def test_a_folder_is_held_by_one_process_alone_and_a_killed_one_holds_it_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.0)
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"

@@ -249,7 +249,7 @@ def test_a_file_of_a_run_that_is_cut_short_is_called_so(name, content, copied, t
 def test_another_process_that_trains_in_the_folder_is_told_of_in_a_sentence(
     tmp_path, tiny_recipe, tiny_data, monkeypatch
 ):
-    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.0)
     job = Job("tiny", tiny_recipe, tmp_path / "run")
     with (
         files.alone_in(job.folder),

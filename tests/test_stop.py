@@ -46,7 +46,7 @@ def test_a_second_signal_at_once_is_the_same_request():
 
 def test_a_later_signal_ends_the_process_the_ordinary_way(monkeypatch):
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(StopRequest, "PATIENCE", 0.01)
+    monkeypatch.setattr(StopRequest, "ONE_REQUEST", 0.01)
     with pytest.raises(KeyboardInterrupt), StopRequest():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)

@@ -1,10 +1,15 @@
-"""Which classes are head classes. Plain Python: the torch core and the torch-free data side both ask."""
+"""Classes from frequent to rare, and which are head. Plain Python: the torch core and the torch-free data side ask."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from safa.errors import UserError
+
+
+def by_count(class_counts: Sequence[int]) -> list[int]:
+    """Class ids by decreasing count; of equal counts the lower id first."""
+    return sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
 
 
 def head_classes(class_counts: Sequence[int], head_ratio: float = 0.2) -> list[bool]:
@@ -25,7 +30,5 @@ def head_classes(class_counts: Sequence[int], head_ratio: float = 0.2) -> list[b
         raise UserError(f"head_ratio is the share of classes that are head, in (0, 1), got {head_ratio}")
     if len(class_counts) < 2:
         raise UserError(f"head and tail need at least two classes, got class_counts of {len(class_counts)}")
-    # The sort is stable, so ties keep their order.
-    by_count = sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
-    head = set(by_count[: max(1, int(round(len(class_counts) * head_ratio, 6)))])
+    head = set(by_count(class_counts)[: max(1, int(round(len(class_counts) * head_ratio, 6)))])
     return [c in head for c in range(len(class_counts))]

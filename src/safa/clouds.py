@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safa import assembly
-from safa.classes import head_classes
+from safa.classes import by_count, head_classes
 from safa.plugin import PlugIn
 from safa.train import Trainer
 from safa.types import Augmented, mixes
@@ -117,9 +117,8 @@ def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
 def chosen_classes(class_counts: list[int], head_ratio: float) -> tuple[list[int], list[int]]:
     """Ids of the largest head classes and of the rarest tail classes."""
     is_head = head_classes(class_counts, head_ratio)
-    by_count = sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
-    head = [c for c in by_count if is_head[c]]
-    tail = [c for c in by_count if not is_head[c]]
+    head = [c for c in by_count(class_counts) if is_head[c]]
+    tail = [c for c in by_count(class_counts) if not is_head[c]]
     return head[:HEAD_CLASSES], tail[-TAIL_CLASSES:]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from safa.errors import UserError
 
 # Seconds to wait for a folder: processes that decode images for a killed one hold it until they notice, within five.
-PATIENCE = 6.0
+LOCK_TIMEOUT = 6.0
 
 _REWRITE = (
     "delete the run's result.json and train its recipe again, without --resume: the run goes on from its checkpoint "
@@ -112,7 +112,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     lock = FileLock(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=LOCK_TIMEOUT)
     except Timeout as error:
         raise UserError(f"another process trains in {folder}; wait for its end, or name another folder") from error
     except OSError as error:

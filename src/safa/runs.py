@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 SLOW_BF16 = 1.5
 """Cost of bf16, as a multiple of float32, from which a run says so: less may be a busy machine."""
 
-PATIENCE = timedelta(hours=12)
+GROUP_TIMEOUT = timedelta(hours=12)
 """How long processes wait for the first, which alone tests and diagnoses; NCCL would end the run after ten minutes."""
 
 
@@ -271,7 +271,7 @@ def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
     mixed = "no" if recipe.precision == "float32" else recipe.precision
     # Accelerate allows one precision and one device per process, and a comparison or a notebook may need two.
     AcceleratorState._reset_state(reset_partial_state=not _is_distributed())
-    waiting = InitProcessGroupKwargs(timeout=PATIENCE)
+    waiting = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
     return Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[waiting])
 
 

@@ -14,10 +14,10 @@ class StopRequest:
     """Inside the block the two signals only set a flag; another one, later, ends the process the ordinary way.
 
     Ctrl-C under torchrun reaches a process twice: from the terminal and from torchrun. What comes within
-    ``PATIENCE`` seconds of the first is therefore the same request.
+    ``ONE_REQUEST`` seconds of the first is therefore the same request.
     """
 
-    PATIENCE = 1.0
+    ONE_REQUEST = 1.0
 
     def __init__(self) -> None:
         self.requested = False
@@ -39,7 +39,7 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if not self.requested:
             self.requested, self.signal_number, self._asked_at = True, number, time.monotonic()
-        elif time.monotonic() - self._asked_at > self.PATIENCE:
+        elif time.monotonic() - self._asked_at > self.ONE_REQUEST:
             self._give_back()
             os.kill(os.getpid(), number)
 

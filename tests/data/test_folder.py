@@ -237,7 +237,7 @@ def test_a_link_that_leads_nowhere_where_a_split_or_a_class_is_expected_is_named
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_class_that_is_not_among_the_training_classes_is_named(three, split):
     paint(three / split / "dog" / "x.png")
-    with pytest.raises(UserError, match=r"has the class 'dog', which is not among .*\['ant', 'bee', 'cat'\]"):
+    with pytest.raises(UserError, match=r"has the class 'dog', which is not among the training classes ant, bee, cat;"):
         load_source(str(three))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO
 
 from rich.table import Table
 
+from safa.classes import by_count
 from safa.commands.console import out, say, warn
 from safa.errors import UserError, closest
 
@@ -86,8 +87,7 @@ def _show(figures: dict[str, Any]) -> None:
     classes = Table(
         "class", "training images", "error %", caption="* chosen on the test set itself; for comparison only"
     )
-    by_count = sorted(range(len(figures["class_counts"])), key=lambda c: -figures["class_counts"][c])
-    for c in by_count:
+    for c in by_count(figures["class_counts"]):
         error = figures["error_per_class"][c]
         classes.add_row(
             figures["class_names"][c],

@@ -121,7 +121,7 @@ def _list_split(folder: Path, root: Path, class_names: tuple[str, ...], others: 
     if unknown:
         raise UserError(
             f"{str(folder)!r} has the class {unknown[0]!r}, which is not among the training classes "
-            f"{_some(class_names)}; the folders of all splits need the same names"
+            f"{first_few(class_names)}; the folders of all splits need the same names"
         )
     # Links that lead back here must not pour other classes' images into this one.
     entered = {_identity(path) for path in (root, folder, *classes)}
@@ -182,7 +182,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return f"{list(names[:10])}" + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from safa.classes import by_count
 from safa.data.longtail import head_classes, shot_groups
 from safa.errors import UserError
 from safa.files import write_atomically
@@ -60,13 +61,13 @@ class Description:
     @property
     def head_share(self) -> float:
         """Fraction of the images that belong to head classes."""
-        by_count = sorted(self.class_counts, reverse=True)
-        return sum(by_count[: len(self.head_classes)]) / max(self.total, 1)
+        largest_first = sorted(self.class_counts, reverse=True)
+        return sum(largest_first[: len(self.head_classes)]) / max(self.total, 1)
 
     @property
     def ranking(self) -> tuple[int, ...]:
         """Class ids by decreasing count; equal counts by id."""
-        return tuple(sorted(range(len(self.class_counts)), key=lambda c: -self.class_counts[c]))
+        return tuple(by_count(self.class_counts))
 
     def number(self, group: Group) -> int:
         """How many classes a group has."""
@@ -97,12 +98,11 @@ def describe(
         raise UserError(f"got {len(class_names)} class names for {len(counts)} class counts; give one per class")
     masks = shot_groups(counts, many_above=many_above, few_below=few_below)
     is_head = head_classes(counts, head_ratio)
-    by_count = np.argsort(-counts, kind="stable")
     return Description(
         class_names=tuple(class_names),
         class_counts=tuple(counts.tolist()),
         groups=tuple(_group_of(c, masks) for c in range(len(counts))),
-        head_classes=tuple(class_names[c] for c in by_count if is_head[c]),
+        head_classes=tuple(class_names[c] for c in by_count(counts.tolist()) if is_head[c]),
         head_ratio=head_ratio,
         many_above=many_above,
         few_below=few_below,
