@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,75 +19,11 @@ from safa.augmenters.pairing import (
     same_class_pairs,
     with_nearest_head,
 )
+from safa.augmenters.reading import Reading, chosen
 from safa.devices import CPU, placed
-from safa.errors import UserError, closest
 from safa.precision import lifted
 from safa.types import Augmented
 from safa.weighting import ClassCounts, checked_counts
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the paper leaves open, chosen. ``docs/paper.md`` says why, and what was measured of each.
-
-    Attributes:
-        reconstruction, mode_seeking_tail, mode_seeking_head, contrastive: lambda 1 to 4 of Eq. 1. At 0 a term
-            is not even computed.
-        start: ``identity``: every module begins as E(x) = x, D(delta, F) = delta, G(h) = h, so that the first
-            generated feature is the tail feature plus the raw head delta. ``random``: plain initialisation.
-        direction: ``to_partner``: the delta is what to add to i to get j, E(F_j - F_i), the direction in
-            which Eq. 4 reads it back, E(generated - tail). ``printed``: E(F_i - F_j), read back the same way.
-        rectify: generated features do not fall below the smallest real one, which is a ReLU where the layer's
-            real input is post-ReLU.
-        target: what the read-back delta must turn head i into in Eq. 5: its ``partner`` j (the text), or
-            ``self``, the head feature i (the print).
-        reduction: ``mean`` or ``sum`` over pairs and elements in Eq. 4 and 5.
-        ratio: mode seeking ``per_pair``, or over the ``batch`` as in the authors' code of mode seeking.
-        head_ratio_of: L_ms^h relates the head pair's distance to the ``shift`` of the tail feature, or the
-            distance of the deltas ij and ji to that of what they generate (``deltas``), which shrinking the
-            deltas games.
-        pairs: of Q: ``balanced`` in same-class and random pairs, or ``random`` as printed.
-        detach: whether the features are cut from the layers below, as in RSG's code.
-        deltas: tail pairs that each head pair of a batch moves, and with them how many rows are generated.
-        heads: a tail pair takes the delta of a ``random`` head pair of the batch, or of the ``nearest``.
-        tails: all tail pairs of a batch are moved equally often (``rows``), or in inverse proportion to the images
-            of their class (``classes``), so that tail classes get about as many rows each. The rarest get fewer:
-            shares are of a batch, and a rare class has most of those it is in, which are few.
-        moves: pairs of ``tail`` classes are moved, or of ``all`` classes, in the shares that the batch has: then that a
-            row was generated does not tell that it is of a tail class, which a network could learn in its place.
-        reach: the row that the network gets is the ``whole`` way from the tail feature to the generated one, at a
-            point ``drawn`` evenly between them, or as far as ``judged`` by Q: by the probability, which learns nothing
-            by it, that the two are of one class. The terms see the generated one.
-        practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
-    """
-
-    reconstruction: float = 1.0
-    mode_seeking_tail: float = 1e-2
-    mode_seeking_head: float = 1e-2
-    contrastive: float = 1e-1
-    start: Literal["identity", "random"] = "identity"
-    direction: Literal["to_partner", "printed"] = "to_partner"
-    rectify: bool = True
-    target: Literal["partner", "self"] = "partner"
-    reduction: Literal["mean", "sum"] = "mean"
-    ratio: Literal["per_pair", "batch"] = "per_pair"
-    head_ratio_of: Literal["shift", "deltas"] = "shift"
-    pairs: Literal["balanced", "random"] = "balanced"
-    detach: bool = True
-    deltas: int = 1
-    heads: Literal["random", "nearest"] = "random"
-    tails: Literal["rows", "classes"] = "rows"
-    moves: Literal["tail", "all"] = "tail"
-    reach: Literal["whole", "drawn", "judged"] = "whole"
-    practice: bool = False
-
-
-READINGS: dict[str, Reading] = {
-    "measured": Reading(),
-    # The text taken literally: lambda 1 as printed, plain initialisation, random pairs. lambda 3 is printed
-    # 1e2, most likely for 1e-2: an inverse ratio near 1 times 100 would drown the classification loss.
-    "paper": Reading(reconstruction=100.0, start="random", pairs="random"),
-}
 
 
 class SAFA(TailAugmenter):
@@ -124,7 +58,7 @@ class SAFA(TailAugmenter):
         **choices: Any,
     ) -> None:
         super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
-        self.reading, self.active = _reading(reading, choices), True
+        self.reading, self.active = chosen(reading, choices), True
         self.learns_while_idle = self.reading.practice
         # No buffer, which would go to the device: pairs are drawn on the CPU.
         self.shares = _rarity(class_counts) if self.reading.tails == "classes" else None
@@ -281,9 +215,9 @@ class SAFA(TailAugmenter):
         if balanced:  # half of the random pairs give way to same-class pairs
             same_first, same_second, _ = same_class_pairs(labels)
             half = len(first) // 2
-            chosen = torch.randperm(len(same_first), device=CPU)[:half]
-            first = torch.cat([first[half:], same_first[chosen]])
-            second = torch.cat([second[half:], same_second[chosen]])
+            some = torch.randperm(len(same_first), device=CPU)[:half]
+            first = torch.cat([first[half:], same_first[some]])
+            second = torch.cat([second[half:], same_second[some]])
         same, generated = placed(features.device, labels[first] == labels[second], torch.maximum(first, second) >= real)
         (rows,) = placed(features.device, torch.cat([first, second]))
         logits = self.pair_classifier(torch.cat(rows_of(features, rows).chunk(2), dim=1))
@@ -389,42 +323,3 @@ def _block(inputs: int, outputs: int, kernel: int, *, silent: bool) -> nn.Sequen
 def _rarity(class_counts: ClassCounts) -> Tensor:
     """In inverse proportion to the training images of each class, shape (k,), on the CPU."""
     return 1 / torch.tensor(checked_counts(class_counts, least=0), device=CPU).clamp(min=1)
-
-
-def _reading(reading: str | Reading, choices: dict[str, Any]) -> Reading:
-    if not isinstance(reading, Reading):
-        if reading not in list(READINGS):
-            known = ", ".join(READINGS)
-            hint = closest(reading, READINGS)
-            raise UserError(f"no reading {reading!r}{hint}; there are {known}, and single choices are keywords")
-        reading = READINGS[reading]
-    names = [field.name for field in dataclasses.fields(Reading)]
-    for name in choices:
-        if name not in names:
-            known = ", ".join(names)
-            raise UserError(f"SAFA has no option {name!r}{closest(name, names)}; beside its own it takes {known}")
-    chosen = dataclasses.replace(reading, **choices)
-    for name in names:
-        _check_choice(name, getattr(chosen, name))
-    if chosen.reach == "judged" and not chosen.contrastive:
-        raise UserError("reach is judged by Q, which there is only with its term; give contrastive a weight above 0")
-    return chosen
-
-
-def _check_choice(name: str, value: Any) -> None:
-    default = getattr(Reading(), name)
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UserError(f"{name} must be true or false, got {value!r}")
-    elif isinstance(default, int):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{name} is a whole number of at least 1, got {value!r}")
-    elif isinstance(default, float):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= value < math.inf:
-            raise UserError(f"{name} is a weight of at least 0, got {value!r}")
-    else:
-        words = get_args(get_type_hints(Reading)[name])
-        if value not in words:
-            hint = closest(value, words)
-            raise UserError(f"{name} must be one of {', '.join(words)}, got {value!r}{hint}")
