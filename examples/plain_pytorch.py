@@ -28,15 +28,13 @@ def long_tailed_digits() -> tuple[TensorDataset, TensorDataset, np.ndarray]:
 def main(epochs: int) -> None:
     torch.manual_seed(0)
     train, test, counts = long_tailed_digits()
-    sampler = safa.sampling.PairSampler(train.tensors[1], batch_size=64)
-    loader = DataLoader(train, batch_sampler=sampler)
+    loader = DataLoader(train, batch_size=64, shuffle=True)
     criterion = safa.losses.CrossEntropyLoss()
 
     model = safa.backbones.resnet14(num_classes=10)
     plug = safa.PlugIn(model, before="layer3", augmenter=safa.SAFA(channels=32, class_counts=counts))
     optimizer = torch.optim.SGD(plug.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-4)
     for epoch in range(epochs):
-        sampler.set_epoch(epoch)
         plug.active = epoch >= epochs // 2  # T_th; plain training until then
         for images, labels in loader:
             out = plug(images, labels)  # out.labels matches out.logits, generated rows included

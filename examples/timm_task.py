@@ -41,13 +41,11 @@ print(f"SAFA sits before {place.name}")
 
 augmenter = safa.SAFA(channels=place.shape[0], class_counts=drawn.class_counts)
 plug = safa.PlugIn(model, before=place.name, augmenter=augmenter)
-sampler = safa.sampling.PairSampler(labels, batch_size=32)
 criterion = safa.losses.BalancedSoftmaxLoss(drawn.class_counts)
 optimizer = torch.optim.SGD(plug.parameters(), lr=0.02, momentum=0.9)
 for epoch in range(3):
-    sampler.set_epoch(epoch)
     plug.active = epoch >= 2  # T_th
-    for batch in sampler:
+    for batch in torch.randperm(len(labels)).split(32):
         out = plug(images[batch], labels[batch])
         loss = criterion(out.logits, out.labels) + out.loss
         optimizer.zero_grad()

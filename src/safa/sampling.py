@@ -217,7 +217,8 @@ class PairSampler(EpochSampler):
     Raises:
         UserError: as ``EpochSampler``, and if ``batch_size`` is odd.
 
-    Looking for pairs inside ordinary batches needs no sampler, but finds few among 100 classes.
+    Pairs that happen to meet in ordinary batches need no sampler. SAFA did at least as well with them
+    (``docs/results.md``), though few pairs of rare classes are among them.
     """
 
     images_per_item: ClassVar[int] = 2
