@@ -36,7 +36,6 @@ class LongTailed(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.plug.active = self.current_epoch >= self.starts_at
-        self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)
 
     def training_step(self, batch: list[Tensor]) -> Tensor:
         out = self.plug(*batch)
