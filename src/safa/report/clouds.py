@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from safa.report.runs import read_run
 from safa.report.svg import WIDE, blank, colour, shortened, standalone, themed
 
 COLUMNS = 3
+ACROSS = 34  # letters of a method's name that fit above a panel
 
 
 def write_features(runs: Sequence[Path | str], output: Path | str) -> Path:
@@ -55,7 +57,7 @@ def _drawn(comparison: Comparison, panels: Mapping[str, Embedding], inks: Mappin
         axes.set_visible(False)
     for axes, (method, panel) in zip(grid, panels.items(), strict=False):
         charts.scatter(axes, panel, inks)
-        axes.set_title(shortened(method, 34))
+        axes.set_title(textwrap.fill(shortened(method, 2 * ACROSS), ACROSS))
     figure.legend(handles=_keys(comparison, inks), loc="outside lower center", ncols=4, frameon=False, fontsize=10)
     return figure
 
