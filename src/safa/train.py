@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from safa import assembly, checkpoint, evaluate, files, provenance
 from safa import recipe as recipes
+from safa.averaging import moving_average
 from safa.checkpoint import CHECKPOINT
 from safa.data.batches import Batches
 from safa.data.dataset import LongTailed
@@ -269,19 +270,7 @@ class Trainer:
 
     def _average(self, stage: recipes.Stage) -> AveragedModel | None:
         epochs = stage.averaged_epochs
-        if epochs is None:
-            return None
-
-        def moving(averages: Any, current: Any, count: Any) -> None:
-            if averages[0].is_floating_point():
-                decay = 1 - 1 / max(1.0, epochs * len(self.batches))
-                get_ema_multi_avg_fn(decay)(averages, current, count)  # type: ignore[no-untyped-call]
-            else:  # counters of batches, of which a mean says nothing
-                for average, latest in zip(averages, current, strict=True):
-                    average.copy_(latest)
-
-        # Batch-norm statistics belong to the weights that made them, so they are averaged alike.
-        return AveragedModel(self.model, multi_avg_fn=moving, use_buffers=True)
+        return None if epochs is None else moving_average(self.model, epochs * len(self.parts.sampler(stage)))
 
     def _momentum(self, *, of_network_alone: bool) -> dict[str, Any] | None:
         """State of the optimizer so far, restored or of the stage before; a new augmenter starts without any."""

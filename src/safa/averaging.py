@@ -1,0 +1,25 @@
+"""A moving average of a network's weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+def moving_average(model: nn.Module, steps: float) -> AveragedModel:
+    """A copy of the network for the average of its weights over about so many steps; the first step replaces it.
+
+    Batch-norm statistics belong to the weights that made them, so they are averaged alike.
+    """
+    average_floats = get_ema_multi_avg_fn(1 - 1 / max(1.0, steps))  # type: ignore[no-untyped-call]
+
+    def moving(averages: Any, current: Any, count: Any) -> None:
+        if averages[0].is_floating_point():
+            average_floats(averages, current, count)
+        else:  # counters of batches, of which a mean says nothing
+            for average, latest in zip(averages, current, strict=True):
+                average.copy_(latest)
+
+    return AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
