@@ -40,7 +40,8 @@ every_sampler = pytest.mark.parametrize("name", CATALOG["sampler"])
 
 
 def sampler(name: str, labels: Any = LABELS, batch_size: int = 14, **options: Any) -> Any:
-    return build("sampler", name, options, labels=labels, batch_size=batch_size, seed=0, rank=0, world_size=1)
+    process = {key: options.pop(key, default) for key, default in (("seed", 0), ("rank", 0), ("world_size", 1))}
+    return build("sampler", name, options, labels=labels, batch_size=batch_size, **process)
 
 
 def flat(batches: Any) -> list[int]:
