@@ -192,9 +192,10 @@ def test_averaged_rows_of_fashion_mnist_part_after_20_of_30_epochs_with_the_seco
     assert (data, data.validation_per_class, data.validation_from) == (baseline.data, 1000, "left_out")
 
 
+@pytest.mark.parametrize("safa", ["-safa", "-safa-tenth-rate-ordinary-batches"])
 @pytest.mark.parametrize("dataset", CIFARS)
-def test_strong_recipes_with_safa_and_without_part_after_160_of_200_epochs(dataset):
-    safa, without = (f"strong/{dataset}/mixup-balanced-softmax{method}" for method in ("-safa", ""))
+def test_strong_recipes_with_safa_and_without_part_after_160_of_200_epochs(dataset, safa):
+    safa, without = (f"strong/{dataset}/mixup-balanced-softmax{method}" for method in (safa, ""))
     assert shared(safa, without) == 160
     assert load(safa).epochs == load(without).epochs == 200
     last = replace(load(safa).stages[1], sampler=load(without).stages[1].sampler, augmenter=None)
