@@ -48,10 +48,8 @@ def test_instance_balanced_pads_by_starting_over():
 
 @pytest.mark.parametrize("sampler", [InstanceBalanced, PairSampler])
 @pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"world_size": 3}])
-@pytest.mark.parametrize("batch_size", [2, 6, 14, 158, 200])
+@pytest.mark.parametrize("batch_size", [2, 6, 14, 50, 158])
 def test_the_smallest_batch_is_known_beforehand(sampler, options, batch_size):
-    if options.get("drop_last") and batch_size == 200:
-        pytest.skip("no batch is left")
     made = sampler(LABELS, batch_size, **options)
     assert made.smallest_batch == min(map(len, made))
 
