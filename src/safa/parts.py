@@ -104,10 +104,9 @@ class Parts:
         sampler, size = self.sampler(stage), self.data.source.image_size
         if getattr(sampler, "smallest_batch", 2) > 1:
             return
-        way_out = (
-            f"batches of {self.recipe.batch_size} leave one image at the end; try another batch_size, or drop_last"
-        )
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), _explained(f"{way_out} of the sampler"):
+        left = f"batches of {self.recipe.batch_size} leave one image at the end"
+        way_out = "try another batch_size, or drop_last of the sampler"
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _explained(f"{left}; {way_out}"):
             model.train()(torch.zeros(1, 3, size, size))
 
     def _try_augmentation(self) -> None:

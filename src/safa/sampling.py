@@ -90,16 +90,19 @@ class EpochSampler(Sampler[list[int]], ABC):
 
     def __len__(self) -> int:
         """Batches per epoch of this process."""
-        items = math.ceil(self.items_per_epoch() / self.world_size)
-        items_per_batch = self.batch_size // self.images_per_item
-        return items // items_per_batch if self.drop_last else math.ceil(items / items_per_batch)
+        full, left = self._full_batches_and_rest()
+        return full if self.drop_last or not left else full + 1
 
     @property
     def smallest_batch(self) -> int:
         """Images of the last batch, the only one that may not be full."""
+        _, left = self._full_batches_and_rest()
+        return left * self.images_per_item if left and not self.drop_last else self.batch_size
+
+    def _full_batches_and_rest(self) -> tuple[int, int]:
+        """Full batches of this process, and the items that are left over."""
         items = math.ceil(self.items_per_epoch() / self.world_size)
-        left = 0 if self.drop_last else items % (self.batch_size // self.images_per_item)
-        return left * self.images_per_item or self.batch_size
+        return divmod(items, self.batch_size // self.images_per_item)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of dataset indices."""
