@@ -13,6 +13,9 @@ from safa import recipe as recipes
 from safa import runs
 from safa.data import dataset
 from safa.job import Job
+from safa.parts import Parts
+from safa.recipe import Model, Named, Recipe, Schedule, Stage
+from safa.train import Trainer
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and pytest-xdist shares the cores already
 gc.collect()
@@ -29,6 +32,10 @@ TINY = {
         {"epochs": 2, "loss": "ldam", "weighting": "effective_number", "sampler": "pairs", "augmenter": "safa"},
     ],
 }
+
+RESNET8 = Model(Named("resnet8"), Named("cosine", {"scale": 30}))
+CONSTANT = Schedule(milestones=(), warmup_epochs=0)
+STEPS = 7  # per epoch of the 98 images of the tiny tail in batches of 16
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +63,47 @@ def tiny_run(tiny_recipe, tiny_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "run"
     runs.run(Job("tiny", tiny_recipe, folder), runs.Machine(), tiny_data)
     return folder
+
+
+def recipe_of(stages: tuple[Stage, ...], data: dataset.LongTailed, options: dict) -> Recipe:
+    return Recipe("x", stages, data.spec, **{"model": RESNET8, "batch_size": 16, "schedule": CONSTANT, **options})
+
+
+@pytest.fixture
+def parts_of(tiny_data):
+    """The parts of some stages on the tiny tail."""
+
+    def build(*stages: Stage, data=tiny_data, **options) -> Parts:
+        recipe = recipe_of(stages, data, options)
+        return Parts(recipe, data, runs.accelerator_for(recipe, runs.Machine()))
+
+    return build
+
+
+@pytest.fixture
+def trainer_of(tiny_data, tmp_path):
+    """A trainer of some stages on the tiny tail, with one's own kind of learner."""
+
+    def build(*stages: Stage, data=tiny_data, folder=tmp_path, kind=None, **options) -> Trainer:
+        recipe = recipe_of(stages, data, options)
+        trainer = Trainer(recipe, data, folder, runs.accelerator_for(recipe, runs.Machine()))
+        if kind is not None:
+            trainer.learner = kind(trainer.learner.parts)
+        return trainer
+
+    return build
+
+
+@pytest.fixture
+def trained(trainer_of):
+    """A trainer that has run."""
+
+    def build(*stages: Stage, **options) -> Trainer:
+        trainer = trainer_of(*stages, **options)
+        trainer.run()
+        return trainer
+
+    return build
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ ROWS = [
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
     {"evaluate", "provenance"},
     {"parts", "job"},
-    {"train"},
-    {"clouds", "deploy"},
-    {"diagnosis"},
+    {"learner"},
+    {"train", "clouds"},
+    {"diagnosis", "deploy"},
     {"outcome"},
     {"runs"},
     {"bench"},
@@ -39,7 +39,8 @@ NEVER = {
     "losses": {"recipe", "plan", "augmenters"},  # a loss does not know epochs
     "assembly": METHODS,  # it knows names, no method
     "parts": METHODS,  # as assembly
-    "train": METHODS,  # it knows protocols and names, no method
+    "learner": METHODS,  # it knows protocols and names, no method
+    "train": METHODS,
     "report": {"recipe", "checkpoint", "data", *METHODS},  # it reads files
 }
 HEAVY = ("torch", "matplotlib", "sklearn", "accelerate", "datasets", "pandas", "onnx", "PIL")

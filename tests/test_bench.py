@@ -259,7 +259,7 @@ def test_a_stage_takes_the_steps_that_training_takes(tiny_recipe, tiny_data, tmp
     trained = checkpoint.load(tmp_path / CHECKPOINT)["model"]
     monkeypatch.setattr(settings, "long_tailed", lambda _: tiny_data)
     stage = Stage(Setting("resnet8", 16, "float32"), Method("x", recipe, 0))
-    for _ in range(len(stage.trainer.batches)):
+    for _ in range(len(stage.learner.batches)):
         stage.step()
     found = stage.network.state_dict()
     assert all(torch.equal(found[name].cpu(), value) for name, value in trained.items())
@@ -278,7 +278,7 @@ def test_the_images_are_the_long_tail_with_ten_more_of_every_class_as_the_meta_s
 @pytest.mark.parametrize(("name", "generates"), [("LDAM-DRW-RSG, idle", False), ("LDAM-DRW-RSG", True)])
 def test_a_stage_is_entered_as_its_recipe_says(name, generates):
     stage = stage_of(name)
-    assert (type(stage.trainer.augmenter).__name__, stage.trainer.augmenter.active) == ("RSG", generates)
+    assert (type(stage.learner.augmenter).__name__, stage.learner.augmenter.active) == ("RSG", generates)
 
 
 def test_where_the_backbone_stands_still_only_the_classifier_learns():
@@ -291,9 +291,9 @@ def test_where_the_backbone_stands_still_only_the_classifier_learns():
 
 def test_image_weights_are_learnt_in_every_step():
     stage = stage_of("Meta-Weight-Net")
-    before = [parameter.clone() for parameter in stage.trainer.reweighter.parameters()]
+    before = [parameter.clone() for parameter in stage.learner.reweighter.parameters()]
     stage.step()
-    after = list(stage.trainer.reweighter.parameters())
+    after = list(stage.learner.reweighter.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

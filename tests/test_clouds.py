@@ -27,7 +27,7 @@ def trainer(tiny_recipe, tiny_data, tmp_path_factory) -> Trainer:
 
 @pytest.fixture(scope="module")
 def found(trainer) -> dict[str, np.ndarray]:
-    return clouds.features(trainer)
+    return clouds.features(trainer.learner)
 
 
 def test_classes_are_the_three_largest_head_and_the_two_rarest_tail_classes():
@@ -39,7 +39,7 @@ def test_classes_are_the_three_largest_head_and_the_two_rarest_tail_classes():
 
 def test_every_row_has_features_a_label_and_a_kind(found, trainer):
     n = len(found["labels"])
-    assert found["features"].shape == (n, trainer.model.fc.in_features)
+    assert found["features"].shape == (n, trainer.learner.model.fc.in_features)
     assert found["features"].dtype == np.float32
     assert found["kind"].shape == found["is_head"].shape == (n,)
     assert np.isfinite(found["features"]).all()
@@ -55,7 +55,7 @@ def test_real_and_unseen_rows_are_the_images_of_the_chosen_classes(found, traine
 
 def test_no_class_has_more_rows_of_a_kind_than_are_drawn(trainer, monkeypatch):
     monkeypatch.setattr(clouds, "PER_CLASS", 2)
-    few = clouds.features(trainer)
+    few = clouds.features(trainer.learner)
     for kind in (REAL, TEST, GENERATED):
         assert np.unique(few["labels"][few["kind"] == kind], return_counts=True)[1].max() == 2
 
@@ -69,29 +69,29 @@ def test_generated_rows_are_of_tail_classes(found, trainer):
 
 def test_features_are_what_enters_the_classifier(found, trainer):
     rows = found["kind"] == TEST
-    logits = trainer.model.eval().fc(torch.from_numpy(found["features"][rows]))
+    logits = trainer.learner.model.eval().fc(torch.from_numpy(found["features"][rows]))
     split = trainer.data.source.test
     head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
     chosen = np.concatenate([np.flatnonzero(split.labels == c)[:100] for c in head + tail])
-    images, _ = trainer.parts.images_of(split, chosen)
+    images, _ = trainer.learner.parts.images_of(split, chosen)
     with torch.no_grad():
-        torch.testing.assert_close(logits, trainer.model(images))
+        torch.testing.assert_close(logits, trainer.learner.model(images))
 
 
 @pytest.mark.parametrize("name", ["safa", "feature_transfer", "rsg", "delta_encoder"])  # all but the first learn idle
 def test_looking_changes_neither_network_nor_augmenter(name, tiny_recipe, tiny_data, tmp_path):
     one = replace(tiny_recipe, stages=(recipe.Stage(1, augmenter=recipe.Augmenter(name)),))
     trainer = Trainer(one, tiny_data, tmp_path, runs.accelerator_for(one, runs.Machine()))
-    trainer.enter(0)
-    parts = trainer.model, trainer.augmenter
+    trainer.learner.enter_up_to(trainer.plan, 0)
+    parts = trainer.learner.model, trainer.learner.augmenter
     before = copy.deepcopy([part.state_dict() for part in parts])
-    training = [module.training for module in trainer.augmenter.modules()]
-    assert GENERATED in clouds.features(trainer)["kind"]
+    training = [module.training for module in trainer.learner.augmenter.modules()]
+    assert GENERATED in clouds.features(trainer.learner)["kind"]
     for first, part in zip(before, parts, strict=True):
         second = part.state_dict()
         assert all(torch.equal(first[key], second[key]) for key in first)
-    assert [module.training for module in trainer.augmenter.modules()] == training
-    assert not trainer.model.fc._forward_pre_hooks
+    assert [module.training for module in trainer.learner.augmenter.modules()] == training
+    assert not trainer.learner.model.fc._forward_pre_hooks
 
 
 class Twice(nn.Module):
@@ -104,38 +104,41 @@ class Twice(nn.Module):
 
 
 def test_rows_are_those_of_the_images_and_then_those_made_of_them(trainer, monkeypatch):
-    images, labels = trainer.parts.images_of(trainer.data.train, np.arange(5))
-    alone = clouds.look(trainer, images, labels)
+    images, labels = trainer.learner.parts.images_of(trainer.data.train, np.arange(5))
+    alone = clouds.look(trainer.learner, images, labels)
     entered: list[Tensor] = []
-    with trainer.model.layer3.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])), torch.no_grad():
-        logits = trainer.model.eval()(images)
+    with (
+        trainer.learner.model.layer3.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])),
+        torch.no_grad(),
+    ):
+        logits = trainer.learner.model.eval()(images)
     torch.testing.assert_close(alone.layer, entered[0].mean((2, 3)))
-    torch.testing.assert_close(trainer.model.fc(alone.classifier), logits)
+    torch.testing.assert_close(trainer.learner.model.fc(alone.classifier), logits)
     assert torch.equal(alone.predictions, logits.argmax(1))
-    both = clouds.look(trainer, images, labels, Twice())
+    both = clouds.look(trainer.learner, images, labels, Twice())
     torch.testing.assert_close(both.layer, torch.cat([alone.layer, alone.layer + 1]))
     torch.testing.assert_close(both.classifier[:5], alone.classifier)
     assert both.labels.tolist() == 2 * labels.tolist()
     idle = Twice()
     idle.active = False
-    assert torch.equal(clouds.look(trainer, images, labels, idle).layer, alone.layer)
+    assert torch.equal(clouds.look(trainer.learner, images, labels, idle).layer, alone.layer)
     # Before the classifier itself, both places are one.
-    monkeypatch.setattr(trainer, "plug_before", "fc")
-    both = clouds.look(trainer, images, labels, Twice())
+    monkeypatch.setattr(trainer.learner, "plug_before", "fc")
+    both = clouds.look(trainer.learner, images, labels, Twice())
     torch.testing.assert_close(both.classifier, torch.cat([alone.classifier, alone.classifier + 1]))
     assert torch.equal(both.layer, both.classifier)
 
 
 def test_looking_twice_gives_the_same_features(found, trainer):
-    again = clouds.features(trainer)
+    again = clouds.features(trainer.learner)
     assert all(np.array_equal(found[key], again[key]) for key in found)
 
 
 def test_images_that_do_not_fit_at_once_have_the_same_features_and_rows_of_every_tail_class(
     found, trainer, monkeypatch
 ):
-    monkeypatch.setattr(type(trainer.parts), "evaluation_batch", 20)
-    parts = clouds.features(trainer)
+    monkeypatch.setattr(type(trainer.learner.parts), "evaluation_batch", 20)
+    parts = clouds.features(trainer.learner)
     for kind in (REAL, TEST):
         whole, part = (rows["features"][rows["kind"] == kind] for rows in (found, parts))
         np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-5)
@@ -147,12 +150,14 @@ def test_without_an_augmenter_there_are_no_generated_rows(tiny_recipe, tiny_data
     plain = replace(tiny_recipe, stages=(recipe.Stage(1),))
     trainer = Trainer(plain, tiny_data, tmp_path, runs.accelerator_for(plain, runs.Machine()))
     trainer.run()
-    assert set(clouds.features(trainer)["kind"]) == {REAL, TEST}
+    assert set(clouds.features(trainer.learner)["kind"]) == {REAL, TEST}
 
 
 def test_a_kind_without_images_of_the_chosen_classes_is_left_out(trainer, monkeypatch):
     source = trainer.data.source
     head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
     others = np.flatnonzero(~np.isin(source.test.labels, head + tail))
-    monkeypatch.setattr(trainer, "data", replace(trainer.data, source=replace(source, test=source.test.take(others))))
-    assert set(clouds.features(trainer)["kind"]) == {REAL, GENERATED}
+    monkeypatch.setattr(
+        trainer.learner, "data", replace(trainer.data, source=replace(source, test=source.test.take(others)))
+    )
+    assert set(clouds.features(trainer.learner)["kind"]) == {REAL, GENERATED}

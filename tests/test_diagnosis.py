@@ -172,10 +172,10 @@ class Network(nn.Module):
 
 def test_shift_and_factor_of_rows_of_zeros_are_as_by_hand(begun, monkeypatch):
     trainer, (images, labels) = begun(Stage(1)), (torch.rand(6, 3, 2, 2), torch.arange(6))
-    monkeypatch.setattr(trainer, "model", Network())
-    monkeypatch.setattr(trainer, "plug_before", "place")
+    monkeypatch.setattr(trainer.learner, "model", Network())
+    monkeypatch.setattr(trainer.learner, "plug_before", "place")
     monkeypatch.setattr(diagnosis, "_training_batches", lambda *_: iter([(images, labels), (3 * images, labels)]))
-    found = diagnosis.batch_norm_shifts(trainer, Stage(1), Silent())
+    found = diagnosis.batch_norm_shifts(trainer.learner, Stage(1), Silent())
     assert list(found) == ["bn2"]
     # The first batch norm takes scale and mean away, so both batches have the same features.
     mean, deviation = images.mean((0, 2, 3)), images.var((0, 2, 3), correction=0).sqrt()
@@ -197,7 +197,7 @@ def begun(tiny_recipe, tiny_data, tmp_path_factory):
         recipe = replace(tiny_recipe, stages=stages)
         folder = tmp_path_factory.mktemp("run")
         trainer = Trainer(recipe, tiny_data, folder, runs.accelerator_for(recipe, runs.Machine()))
-        trainer.enter(len(stages) - 1)
+        trainer.learner.enter_up_to(trainer.plan, len(stages) - 1)
         return trainer
 
     return begin
@@ -215,7 +215,7 @@ def trainer(begun) -> Trainer:
 
 @pytest.fixture(scope="module")
 def found(trainer) -> dict:
-    return diagnose(trainer)
+    return diagnose(trainer.learner)
 
 
 def test_three_kinds_of_rows_have_every_figure_in_the_groups_of_the_classes_generated(found):
@@ -234,14 +234,14 @@ def test_three_kinds_of_rows_have_every_figure_in_the_groups_of_the_classes_gene
 def test_training_rows_are_the_images_trained_on_of_the_classes_generated(trainer, monkeypatch):
     generated, made = diagnosis._generated, []
     monkeypatch.setattr(diagnosis, "_generated", lambda *given: made.append(generated(*given)) or made[0])
-    found, data = diagnose(trainer), trainer.data
+    found, data = diagnose(trainer.learner), trainer.data
     tail = made[0].labels.unique().numpy()
     trained_on = data.train.take(np.flatnonzero(np.isin(data.train.labels, tail)))
     unseen = int(np.isin(data.source.test.labels, tail).sum())
     assert (found["rows"]["training"], found["rows"]["test"]) == (len(trained_on), unseen)
-    images, labels = trainer.parts.images_of(trained_on, np.arange(len(trained_on)))
+    images, labels = trainer.learner.parts.images_of(trained_on, np.arange(len(trained_on)))
     with torch.no_grad():
-        right = (trainer.model.eval()(images).argmax(1) == labels).float()
+        right = (trainer.learner.model.eval()(images).argmax(1) == labels).float()
     expected = np.mean([100 * right[labels == c].mean().item() for c in tail])
     assert found["figures"]["training"]["all"]["assigned"] == pytest.approx(expected, abs=1e-2)
 
@@ -252,9 +252,9 @@ def test_batch_norms_after_the_rows_are_told_in_their_order(found):
 
 
 def test_looking_changes_nothing_and_gives_the_same_twice(trainer, found):
-    before = copy.deepcopy([trainer.model.state_dict(), trainer.augmenter.state_dict()])
-    assert diagnose(trainer) == found
-    after = [trainer.model.state_dict(), trainer.augmenter.state_dict()]
+    before = copy.deepcopy([trainer.learner.model.state_dict(), trainer.learner.augmenter.state_dict()])
+    assert diagnose(trainer.learner) == found
+    after = [trainer.learner.model.state_dict(), trainer.learner.augmenter.state_dict()]
     for first, second in zip(before, after, strict=True):
         assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -262,7 +262,7 @@ def test_looking_changes_nothing_and_gives_the_same_twice(trainer, found):
 def test_a_run_whose_training_was_whole_before_it_was_killed_says_the_same(trainer, found):
     resumed = Trainer(trainer.recipe, trainer.data, trainer.folder, trainer.accelerator)
     resumed.run()
-    assert diagnose(resumed) == found
+    assert diagnose(resumed.learner) == found
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_run_whose_training_was_whole_before_it_was_killed_says_the_same(train
     ids=["no augmenter", "an idle one", "one that mixes"],
 )
 def test_a_run_whose_last_stage_generates_nothing_has_no_diagnostics(begun, last):
-    assert diagnose(begun(SAFA, last)) is None
+    assert diagnose(begun(SAFA, last).learner) is None
 
 
 def test_an_augmenter_that_finds_nothing_to_generate_has_no_diagnostics(trainer, monkeypatch):
@@ -285,5 +285,5 @@ def test_an_augmenter_that_finds_nothing_to_generate_has_no_diagnostics(trainer,
         def forward(self, features: Tensor, labels: Tensor) -> Augmented:
             return Augmented(features, labels, features.new_zeros(()))
 
-    monkeypatch.setattr(trainer, "augmenter", Idle())
-    assert diagnose(trainer) is None
+    monkeypatch.setattr(trainer.learner, "augmenter", Idle())
+    assert diagnose(trainer.learner) is None

@@ -26,6 +26,7 @@ from safa import recipe as recipes
 from safa.data import dataset
 from safa.errors import UserError
 from safa.job import Job, job_of
+from safa.learner import Learner
 from safa.losses import LDAMLoss
 from safa.progress import Progress
 from safa.recipe import Augmenter, Named, Optimizer, Stage
@@ -328,7 +329,7 @@ def _killed(work, place: str, moments: random.Random) -> bool:
 
 def _tell(pipe: int) -> None:
     """Write the number of the stage at every step, and a w between writing a checkpoint and its taking the name."""
-    step, rename = Trainer._train_step, Path.replace
+    step, rename = Learner._step, Path.replace
 
     def telling_step(self, epoch, *batch):
         os.write(pipe, str(epoch.stage_index).encode())
@@ -340,7 +341,7 @@ def _tell(pipe: int) -> None:
             time.sleep(0.05)
         return rename(self, target)
 
-    Trainer._train_step, Path.replace = telling_step, slow_rename
+    Learner._step, Path.replace = telling_step, slow_rename
 
 
 # --- two processes -----------------------------------------------------------------------------------------

@@ -563,6 +563,14 @@ def test_a_run_of_several_processes_can_be_evaluated_in_one(copied):
     assert runs.evaluate_run(copied)["error"] == result_of(copied)["error_last"]
 
 
+def test_fp16_on_the_cpu_is_refused_with_a_way_out(tiny_recipe, tiny_data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    job = Job("x", replace(tiny_recipe, precision="fp16"), tmp_path)
+    with pytest.raises(UserError, match="precision fp16 needs a GPU; use bf16 or float32 on the CPU"):
+        runs.run(job, runs.Machine(), tiny_data)
+
+
 def test_a_run_in_fp16_can_be_evaluated_without_a_gpu(copied):
     change_recipe(copied, precision="fp16")
     assert runs.evaluate_run(copied)["error"] == result_of(copied)["error_last"]

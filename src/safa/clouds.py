@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from safa import assembly
 from safa.classes import by_count, head_classes
+from safa.learner import Learner
 from safa.plugin import PlugIn
-from safa.train import Trainer
 from safa.types import Augmented, mixes
 
 REAL, GENERATED, TEST = 0, 1, 2
@@ -66,18 +66,18 @@ class _Entering:
 
 
 @torch.no_grad()
-def look(trainer: Trainer, images: Tensor, labels: Tensor, augmenter: Any = None) -> Rows:
-    """Rows of images, in order, and after them those that the augmenter makes of them; before the trainer's layer.
+def look(learner: Learner, images: Tensor, labels: Tensor, augmenter: Any = None) -> Rows:
+    """Rows of images, in order, and after them those that the augmenter makes of them; before the layer of the stage.
 
     The network is left in evaluation mode and unchanged. The augmenter is left in training mode, and some learn while
     they look: let it be a copy.
     """
     entering = _Entering(augmenter)
-    plug = PlugIn(trainer.model, trainer.plug_before, entering).eval()
+    plug = PlugIn(learner.model, learner.plug_before, entering).eval()
     plug.training = True  # of this and the augmenter alone: rows are made, while no batch norm moves
     if augmenter is not None:
         augmenter.eval().training = True
-    with assembly.head_inputs(trainer.model) as seen:
+    with assembly.head_inputs(learner.model) as seen:
         output = plug(images, labels)
     assert output.labels is not None
     # Where the layer is the classifier itself, its input is seen before rows are added to it.
@@ -85,26 +85,26 @@ def look(trainer: Trainer, images: Tensor, labels: Tensor, augmenter: Any = None
     return Rows(output.labels, output.logits.argmax(dim=1), entering.rows, classifier)
 
 
-def features(trainer: Trainer) -> dict[str, NDArray[Any]]:
+def features(learner: Learner) -> dict[str, NDArray[Any]]:
     """What enters the classifier for images of the three largest head and the two rarest tail classes.
 
     Returns:
         ``features`` (n, d) float32, ``labels`` (n,), ``kind`` (n,) uint8 (0 real training, 1 generated, 2 test) and
         ``is_head`` (n,) bool. Without an augmenter there is no row of kind 1.
     """
-    head, tail = chosen_classes(trainer.data.class_counts, trainer.data.spec.head_ratio)
+    head, tail = chosen_classes(learner.data.class_counts, learner.data.spec.head_ratio)
     rng = np.random.default_rng(0)
     parts = []
-    for kind, split in ((REAL, trainer.data.train), (TEST, trainer.data.source.test)):
+    for kind, split in ((REAL, learner.data.train), (TEST, learner.data.source.test)):
         rows = np.concatenate([_some(rng, split.labels, c) for c in head + tail])
         if not len(rows):  # a test set of one's own may lack these classes
             continue
-        images, labels = trainer.parts.images_of(split, rows)
-        size = trainer.parts.evaluation_batch
-        entering = torch.cat([_classifier_inputs(trainer.model, some) for some in torch.split(images, size)])
+        images, labels = learner.parts.images_of(split, rows)
+        size = learner.parts.evaluation_batch
+        entering = torch.cat([_classifier_inputs(learner.model, some) for some in torch.split(images, size)])
         parts.append((entering, labels, kind))
-        if kind == REAL and trainer.augmenter is not None and not mixes(trainer.augmenter):
-            parts.append((*_generated(trainer, images, labels), GENERATED))
+        if kind == REAL and learner.augmenter is not None and not mixes(learner.augmenter):
+            parts.append((*_generated(learner, images, labels), GENERATED))
     class_ids = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
     return {
         "features": np.concatenate([rows.float().cpu().numpy() for rows, _, _ in parts]),
@@ -136,13 +136,13 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _generated(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _generated(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows the augmenter makes of these images, at most ``PER_CLASS`` of one class."""
     torch.manual_seed(0)
-    augmenter, every = copy.deepcopy(trainer.augmenter), math.ceil(len(images) / trainer.parts.evaluation_batch)
+    augmenter, every = copy.deepcopy(learner.augmenter), math.ceil(len(images) / learner.parts.evaluation_batch)
     # The images lie class by class; so taken, each batch has some of all.
     batches = [(images[first::every], labels[first::every]) for first in range(every)]
-    made = Rows.joined([look(trainer, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
+    made = Rows.joined([look(learner, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
     chosen = [(made.labels == c).nonzero().squeeze(1)[:PER_CLASS] for c in torch.unique(made.labels)]
     keep = torch.cat(chosen) if chosen else made.labels
     return made.classifier[keep], made.labels[keep]

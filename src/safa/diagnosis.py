@@ -21,9 +21,9 @@ from safa import assembly
 from safa import recipe as recipes
 from safa.clouds import Rows, look
 from safa.data.types import Split
+from safa.learner import Learner
 from safa.plugin import PlugIn
 from safa.seeding import seed_for
-from safa.train import Trainer
 from safa.types import mixes
 
 BATCHES = 20  # to generate rows from
@@ -34,7 +34,7 @@ AT_ONCE = 500  # rows of a matrix of distances
 Statistics = tuple[int, Tensor, Tensor]
 
 
-def diagnose(trainer: Trainer) -> dict[str, Any] | None:
+def diagnose(learner: Learner) -> dict[str, Any] | None:
     """What a result line says of the rows that a run's last stage generates; None where it generates none.
 
     Three kinds of rows are compared, all of unaugmented images and of the classes that rows are generated of:
@@ -46,26 +46,26 @@ def diagnose(trainer: Trainer) -> dict[str, Any] | None:
             ``figures_of``.
         ``batch_norm``: see ``batch_norm_shifts``.
     """
-    stage, augmenter = trainer.stage, copy.deepcopy(trainer.augmenter)  # some augmenters learn while they look
+    stage, augmenter = learner.stage, copy.deepcopy(learner.augmenter)  # some augmenters learn while they look
     if stage is None or augmenter is None or not stage.generate or mixes(augmenter):
         return None
     augmenter.active = True
-    seed = seed_for(trainer.recipe.seed, "diagnosis")
+    seed = seed_for(learner.recipe.seed, "diagnosis")
     torch.manual_seed(seed)
-    generated = _generated(trainer, stage, augmenter)
+    generated = _generated(learner, stage, augmenter)
     if not len(generated.labels):
         return None
     classes, random = torch.unique(generated.labels).tolist(), np.random.default_rng(seed)
-    train, test = trainer.data.train, trainer.data.source.test
-    training = _looked_at(trainer, train.take(_some(random, train.labels, classes)))
-    unseen = _looked_at(trainer, test)
-    itself = torch.from_numpy(_some(random, test.labels, classes)).to(trainer.device)
+    train, test = learner.data.train, learner.data.source.test
+    training = _looked_at(learner, train.take(_some(random, train.labels, classes)))
+    unseen = _looked_at(learner, test)
+    itself = torch.from_numpy(_some(random, test.labels, classes)).to(learner.device)
     kinds = {"generated": (generated, None), "training": (training, None), "test": (unseen.take(itself), itself)}
-    groups = {"all": classes, **{name: np.flatnonzero(mask).tolist() for name, mask in trainer.data.groups.items()}}
+    groups = {"all": classes, **{name: np.flatnonzero(mask).tolist() for name, mask in learner.data.groups.items()}}
     return {
         "rows": {kind: len(rows.labels) for kind, (rows, _) in kinds.items()},
         "figures": {kind: figures_of(rows, unseen, which, groups) for kind, (rows, which) in kinds.items()},
-        "batch_norm": batch_norm_shifts(trainer, stage, augmenter),
+        "batch_norm": batch_norm_shifts(learner, stage, augmenter),
     }
 
 
@@ -175,7 +175,7 @@ def over_classes(
     return round(math.exp(mean) if geometric else mean, 4)
 
 
-def batch_norm_shifts(trainer: Trainer, stage: recipes.Stage, augmenter: Any) -> dict[str, dict[str, float]]:
+def batch_norm_shifts(learner: Learner, stage: recipes.Stage, augmenter: Any) -> dict[str, dict[str, float]]:
     """What generated rows do to the statistics that each batch norm after them sees, in the order they are reached.
 
     Returns:
@@ -187,11 +187,11 @@ def batch_norm_shifts(trainer: Trainer, stage: recipes.Stage, augmenter: Any) ->
         in training mode, and "without" is the pass of the real rows alone. A deviation is sqrt(variance + eps), what
         the layer divides by.
     """
-    model, augmenter = copy.deepcopy((trainer.model, augmenter))
-    plug = PlugIn(model, trainer.plug_before, augmenter).train()
+    model, augmenter = copy.deepcopy((learner.model, augmenter))
+    plug = PlugIn(model, learner.plug_before, augmenter).train()
     assembly.train_mode(model, stage.trainable)
     shifts: dict[str, list[tuple[float, float]]] = {}
-    for images, labels in islice(_training_batches(trainer, stage), NORMED_BATCHES):
+    for images, labels in islice(_training_batches(learner, stage), NORMED_BATCHES):
         grown = batch_statistics(model, partial(plug, images, labels))
         alone = batch_statistics(model, partial(model, images))
         for name, (rows, mean, deviation) in grown.items():
@@ -225,22 +225,22 @@ def batch_statistics(model: nn.Module, forward: Callable[[], Any]) -> dict[str, 
     return found
 
 
-def _generated(trainer: Trainer, stage: recipes.Stage, augmenter: Any) -> Rows:
-    batches = islice(_training_batches(trainer, stage), BATCHES)
-    return Rows.joined([look(trainer, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
+def _generated(learner: Learner, stage: recipes.Stage, augmenter: Any) -> Rows:
+    batches = islice(_training_batches(learner, stage), BATCHES)
+    return Rows.joined([look(learner, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
 
 
-def _training_batches(trainer: Trainer, stage: recipes.Stage) -> Iterator[tuple[Tensor, Tensor]]:
+def _training_batches(learner: Learner, stage: recipes.Stage) -> Iterator[tuple[Tensor, Tensor]]:
     """Unaugmented images and labels of the batches that further epochs of the stage would draw, without end."""
-    sampler = trainer.parts.sampler(stage)
-    for epoch in count(trainer.recipe.epochs):
+    sampler = learner.parts.sampler(stage)
+    for epoch in count(learner.recipe.epochs):
         sampler.set_epoch(epoch)
         for indices in sampler:
-            yield trainer.parts.images_of(trainer.data.train, np.asarray(indices))
+            yield learner.parts.images_of(learner.data.train, np.asarray(indices))
 
 
-def _looked_at(trainer: Trainer, split: Split) -> Rows:
-    return Rows.joined([look(trainer, *batch) for batch in trainer.parts.in_order(split).epoch(0)])
+def _looked_at(learner: Learner, split: Split) -> Rows:
+    return Rows.joined([look(learner, *batch) for batch in learner.parts.in_order(split).epoch(0)])
 
 
 def _some(random: np.random.Generator, labels: NDArray[np.int64], classes: list[int]) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     """The result line; also leaves predictions and features in the run's folder."""
     predicted = trainer.predict("test")
     _save_arrays(job.folder / "predictions.npz", vars(predicted))
-    _save_arrays(job.folder / "features.npz", clouds.features(trainer))
+    _save_arrays(job.folder / "features.npz", clouds.features(trainer.learner))
     found = figures(predicted, data)
     return {
         "recipe": job.name,
@@ -42,7 +42,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         **found,
         **_of_validation(trainer, data),
         "groups": {name: np.flatnonzero(mask).tolist() for name, mask in data.groups.items()},
-        **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer)) else {}),
+        **({"diagnostics": diagnosed} if (diagnosed := diagnosis.diagnose(trainer.learner)) else {}),
         "recipe_sha256": recipe_sha256(job.recipe),
         "subset_sha256": data.subset.sha256,
         "images_sha256": data.source.fingerprint,

@@ -38,6 +38,7 @@ from safa.data.dataset import LongTailed
 from safa.deploy.export import export
 from safa.deploy.network import Deployed, load_run
 from safa.job import Job, describe
+from safa.learner import Learner
 from safa.parts import Parts
 from safa.plan import epochs_of
 from safa.recipe import Named, Recipe
@@ -78,13 +79,13 @@ def last_that_trains(recipe: Recipe) -> int:
     return max(index for index, stage in enumerate(recipe.stages) if stage.epochs)
 
 
-class Watched(Trainer):
+class Watched(Learner):
     """Notes after every step which parameters learn, and which of them have a gradient."""
 
     noted: Noted
 
-    def _train_step(self, epoch, images, labels):
-        super()._train_step(epoch, images, labels)
+    def _step(self, epoch, *batch):
+        super()._step(epoch, *batch)
         learning, reached = self.noted.setdefault(epoch.stage_index, (set(), set()))
         for name, parameter in self.plug.named_parameters():
             if parameter.requires_grad:
@@ -93,12 +94,11 @@ class Watched(Trainer):
                     reached.add(name)
 
 
-class Renamed(Trainer):
+class Renamed(Learner):
     """Whatever is drawn at random for each class is drawn as it is under the old names."""
 
-    def __init__(self, recipe, data, folder, accelerator, **options):
-        super().__init__(recipe, data, folder, accelerator, **options)
-        self.parts = RenamedParts(recipe, data, accelerator)
+    def __init__(self, parts):
+        super().__init__(RenamedParts(parts.recipe, parts.data, parts.accelerator))
         renamed_rows(self.model)
 
 
@@ -164,21 +164,21 @@ class Method:
         sampler = Named("tests.conformance.test_methods:OneClassAtATime")
         stages = [replace(stage, sampler=sampler, epochs=min(stage.epochs, 1)) for stage in self.recipe.stages]
         recipe = replace(self.recipe, stages=tuple(stages), precision="bf16")
-        return self.run(Trainer, recipe, self.data, "one class at a time")
+        return self.run(Learner, recipe, self.data, "one class at a time")
 
-    def run(self, kind: type[Trainer], recipe: Recipe, images: LongTailed, name: str) -> Trainer:
+    def run(self, kind: type[Learner], recipe: Recipe, images: LongTailed, name: str) -> Trainer:
         folder = self.folder / name
         noted = self.start(kind, recipe, images, folder)
         describe(Job(self.name, recipe, folder), images)
         return trained(kind, recipe, images, folder, noted)
 
-    def start(self, kind: type[Trainer], recipe: Recipe, images: LongTailed, folder: Path) -> Noted:
+    def start(self, kind: type[Learner], recipe: Recipe, images: LongTailed, folder: Path) -> Noted:
         """Put the state before the last stage that trains into a folder, to go on from."""
         trunk = replace(recipe, stages=recipe.stages[: last_that_trains(recipe)])
         key = epochs_of(trunk, images.facts())[-1].key
         if key not in self.trunks:
             made = trained(kind, trunk, images, folder.with_name(f"before {folder.name}"))
-            self.trunks[key] = made.folder / CHECKPOINT, made.noted
+            self.trunks[key] = made.folder / CHECKPOINT, made.learner.noted
         path, noted = self.trunks[key]
         folder.mkdir()
         shutil.copy(path, folder)
@@ -186,12 +186,13 @@ class Method:
 
 
 def trained(
-    kind: type[Trainer], recipe: Recipe, images: LongTailed, folder: Path, noted: Noted | None = None, at: int = 0
+    kind: type[Learner], recipe: Recipe, images: LongTailed, folder: Path, noted: Noted | None = None, at: int = 0
 ) -> Trainer:
     """A trainer that has run, on from what is in its folder; asked to stop after ``at`` steps, if any."""
     accelerator = runs.accelerator_for(recipe, runs.Machine(device="cpu"))
-    trainer = kind(recipe, images, folder, accelerator, progress=Interrupting(at))
-    trainer.noted = dict(noted or {})
+    trainer = Trainer(recipe, images, folder, accelerator, progress=Interrupting(at))
+    trainer.learner = kind(trainer.learner.parts)
+    trainer.learner.noted = dict(noted or {})
     trainer.run()
     return trainer
 
@@ -218,7 +219,7 @@ def method(request, tmp_path_factory, trunks) -> Method:
 def probabilities(trainer: Trainer) -> Tensor:
     """Of the test images, by the bare network."""
     test = trainer.data.source.test
-    return trainer.model.eval()(trainer.parts.images_of(test, range(len(test)))[0]).softmax(1)
+    return trainer.learner.model.eval()(trainer.learner.parts.images_of(test, range(len(test)))[0]).softmax(1)
 
 
 # --- learning ----------------------------------------------------------------------------------------------
@@ -237,8 +238,8 @@ def test_the_loss_stays_finite_and_falls(method):
 
 def test_gradients_reach_in_every_stage_all_that_it_trains(method):
     stages = [index for index, stage in enumerate(method.recipe.stages) if stage.epochs]
-    assert list(method.whole.noted) == stages
-    for index, (learning, reached) in method.whole.noted.items():
+    assert list(method.whole.learner.noted) == stages
+    for index, (learning, reached) in method.whole.learner.noted.items():
         assert learning == reached, f"stage {index}"
         layers = method.recipe.stages[index].trainable
         assert not layers or all(name.startswith(tuple(f"model.{layer}." for layer in layers)) for name in learning)
@@ -251,8 +252,8 @@ def test_stopped_in_the_middle_of_a_stage_and_resumed_it_ends_with_the_same_bits
     folder = method.folder / "stopped"
     method.start(Watched, method.recipe, method.data, folder)
     with pytest.raises(Stopped, match="stopped in epoch .* after step 2"):
-        trained(Trainer, method.recipe, method.data, folder, at=3)
-    trained(Trainer, method.recipe, method.data, folder)
+        trained(Learner, method.recipe, method.data, folder, at=3)
+    trained(Learner, method.recipe, method.data, folder)
     assert_same_state(folder, method.whole.folder)
 
 
@@ -264,7 +265,11 @@ def test_other_class_names_permute_the_probabilities(method):
 def test_batches_of_one_class_at_a_time_in_bf16_leave_every_state_finite(method):
     trainer = method.one_class_at_a_time
     assert all(entry["loss"] is None or math.isfinite(entry["loss"]) for entry in trainer.history)
-    parts = {"network": trainer.model, "augmenter": trainer.augmenter, "reweighting": trainer.reweighter}
+    parts = {
+        "network": trainer.learner.model,
+        "augmenter": trainer.learner.augmenter,
+        "reweighting": trainer.learner.reweighter,
+    }
     for part, module in parts.items():
         for name, value in module.state_dict().items() if module is not None else ():
             assert value.isfinite().all(), f"{part}: {name}"
@@ -290,8 +295,8 @@ def test_nothing_of_it_is_left_in_the_exported_network(method):
     trainer = method.whole
     head = method.recipe.model_in(len(method.recipe.stages)).head
     bare = assembly.network(recipes.Model(Named("resnet8"), head), CLASSES, seed=0)
-    assert [name for name, _ in trainer.model.named_modules()] == [name for name, _ in bare.named_modules()]
-    assert hooks_of(trainer.model) == []
+    assert [name for name, _ in trainer.learner.model.named_modules()] == [name for name, _ in bare.named_modules()]
+    assert hooks_of(trainer.learner.model) == []
     written = export(method.deployed, "safetensors", method.folder / "network.safetensors")
     with safe_open(written.path, "pt") as file:
         assert set(file.keys()) == set(bare.state_dict())

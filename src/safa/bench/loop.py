@@ -62,7 +62,7 @@ class Loop:
         return seconds_of(self.step, steps, self.device)
 
     def step(self) -> None:
-        """One step as ``Trainer`` does it."""
+        """One step as ``Learner`` does it."""
         images, labels = next(self.batches)
         torch.manual_seed(seed_for(0, "step", len(self.generated_rows)))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):

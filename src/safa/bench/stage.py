@@ -1,10 +1,9 @@
-"""The steps of one stage of a recipe, as the trainer does them."""
+"""The steps of one stage of a recipe, as training does them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from torch import nn
 
@@ -13,8 +12,11 @@ from safa.bench import setting as settings
 from safa.bench.methods import Method
 from safa.bench.setting import Setting
 from safa.bench.turns import seconds_of
+from safa.learner import Learner
+from safa.parts import Parts
+from safa.plan import epochs_of
 from safa.runs import Machine, accelerator_for
-from safa.train import Trainer
+from safa.sums import Sums
 
 
 class Stage:
@@ -29,14 +31,15 @@ class Stage:
         recipe = _adapted(method.recipe, setting)
         self.device = setting.device
         accelerator = accelerator_for(recipe, Machine(setting.device.type))
-        self.trainer = Trainer(recipe, settings.long_tailed(recipe.data), Path(), accelerator)
-        self.epoch = self.trainer.enter(method.stage)
+        data = settings.long_tailed(recipe.data)
+        self.learner = Learner(Parts(recipe, data, accelerator))
+        self.epoch = self.learner.enter_up_to(epochs_of(recipe, data.facts()), method.stage)
         self.steps = self._endless()
 
     @property
     def network(self) -> nn.Module:
         """What is left for inference."""
-        return self.trainer.model
+        return self.learner.model
 
     def turn(self, steps: int) -> float:
         return seconds_of(self.step, steps, self.device)
@@ -46,8 +49,7 @@ class Stage:
 
     def _endless(self) -> Iterator[None]:
         while True:
-            self.trainer.step = 0
-            yield from self.trainer.steps(self.epoch)
+            yield from self.learner.steps(self.epoch, 0, Sums())
 
 
 def _adapted(recipe: recipes.Recipe, setting: Setting) -> recipes.Recipe:
