@@ -1,0 +1,145 @@
+"""Sentences are typed, not drawn from lines: those of the summaries say what the lines say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+CIFAR = "cifar100", "cifar10"
+FASHION = "fashion-mnist"
+FILES = {"cifar100": "averaged", "cifar10": "averaged", FASHION: "fashion"}  # of the stage with averaged weights
+PAPER = {"cifar100": (57.11, 53.96), "cifar10": (21.88, 19.52)}  # Table 1, imbalance 100: LDAM-DRW, LDAM-DRW-SAFA
+
+TEST, VALIDATION = "error_last", "balanced_error_validation"
+BASE = "LDAM-DRW [averaged]"
+TENTH = "LDAM-DRW-SAFA [tenth rate, ordinary batches] [averaged]"
+PAIRS = "LDAM-DRW-SAFA [averaged]"
+
+Runs = dict[tuple[int, str], float]
+
+
+@cache
+def lines(file: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ROOT / "results" / f"{file}.jsonl").read_text().splitlines()]
+
+
+def runs(file: str, data: str, method: str, figure: str = TEST) -> Runs:
+    """Seed and precision -> figure."""
+    found = [line for line in lines(file) if (line["dataset"], line["method"]) == (data, method)]
+    return {(line["seed"], line["precision"]): line[figure] for line in found if not line.get("changes")}
+
+
+def gains(base: Runs, other: Runs) -> list[float]:
+    """By how much lower the error is than the base's, for every seed that both have."""
+    common = sorted(base.keys() & other.keys())
+    assert common, "no seed in common"
+    return [base[seed] - other[seed] for seed in common]
+
+
+def averaged(data: str, method: str = TENTH, figure: str = TEST) -> list[float]:
+    """Gains of SAFA in the stage with averaged weights."""
+    return gains(*(runs(FILES[data], data, name, figure) for name in (BASE, method)))
+
+
+def strong(data: str, figure: str = TEST) -> tuple[Runs, Runs]:
+    """Errors of the strong recipe without SAFA and with it."""
+    with_safa = "mixup-Balanced Softmax-SAFA [tenth rate, ordinary batches] [strong]"
+    with_safa = with_safa if runs("strong", data, with_safa) else "mixup-Balanced Softmax-SAFA [strong]"
+    return runs("strong", data, "mixup-Balanced Softmax [strong]", figure), runs("strong", data, with_safa, figure)
+
+
+def schedule(data: str, method: str, base: str = "LDAM-DRW") -> float:
+    """A gain in the paper's schedule."""
+    return mean(gains(runs(data, data, base), runs(data, data, method)))
+
+
+def of_stage(data: str) -> float:
+    """What the stage with averaged weights takes from the error of LDAM-DRW."""
+    return mean(gains(runs(data, data, "LDAM-DRW"), runs("averaged", data, BASE)))
+
+
+def of_paper(data: str) -> float:
+    """The gain that the paper reports in its schedule."""
+    base, safa = PAPER[data]
+    return base - safa
+
+
+def error(found: Runs) -> float:
+    return mean(found.values())
+
+
+def points(value: float) -> str:
+    """To one decimal, as on paper: halves go up."""
+    return str(Decimal(f"{value:.4f}").quantize(Decimal("0.1"), ROUND_HALF_UP))
+
+
+def seeds(found: Any) -> str:
+    return NUMBERS[len(found)]
+
+
+def _printed(value: float | str) -> str:
+    return points(value) if isinstance(value, float) else value
+
+
+def missing(document: str, claims: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    """Sentences, with their figures put in, that the document does not have."""
+    page = " ".join((ROOT / document).read_text(encoding="utf-8").split())
+    said = [sentence.format(*map(_printed, values)) for sentence, values in claims.items()]
+    return [sentence for sentence in said if sentence not in page]
+
+
+def test_the_summary_of_the_readme_says_what_the_lines_say():
+    (plain100, safa100), (plain10, safa10) = strong("cifar100"), strong("cifar10")
+    drw10, pairs = runs("averaged", "cifar10", BASE), averaged("cifar100", PAIRS)
+    of_all = [gain for data in FILES for gain in averaged(data)]
+    of_validation = [gain for data in FILES for gain in averaged(data, figure=VALIDATION)]
+    won, won_validation = ([gain for gain in found if gain > 0] for found in (of_all, of_validation))
+    claims = {
+        "{} on CIFAR-100-LT and {} on CIFAR-10-LT without SAFA, {} and {} with it.": (
+            *map(error, (plain100, plain10, safa100, safa10)),
+        ),
+        "to the error that the paper reports of LDAM-DRW-SAFA ({} seeds),": (
+            seeds(runs("averaged", "cifar100", BASE)),
+        ),
+        "and on CIFAR-10-LT to {} points above it ({}).": (error(drw10) - PAPER["cifar10"][1], seeds(drw10)),
+        "is below LDAM-DRW in {} runs of {}, by": (seeds(won), seeds(of_all)),
+        "by {} points on CIFAR-100-LT": (mean(averaged("cifar100")),),
+        "{} on CIFAR-10-LT ({} seeds)": (mean(averaged("cifar10")), seeds(averaged("cifar10"))),
+        "and {} on [Fashion-MNIST-LT](docs/results.md#fashion-mnist-lt) ({})": (
+            mean(averaged(FASHION)),
+            seeds(averaged(FASHION)),
+        ),
+        "on validation images in {}.": (seeds(won_validation),),
+        "it is {} to {} points below on CIFAR-100-LT with each of {} seeds": (min(pairs), max(pairs), seeds(pairs)),
+        "by {} points on CIFAR-100-LT (paper: {}), and by {} on CIFAR-10-LT (paper: {}).": (
+            *(gain for data in CIFAR for gain in (schedule(data, "LDAM-DRW-SAFA"), of_paper(data))),
+        ),
+        "is lower than LDAM-DRW-SAFA, by {} and {} points.": (
+            *(schedule(data, "mixup-DRW", "LDAM-DRW-SAFA") for data in CIFAR),
+        ),
+    }
+    assert missing("README.md", claims) == []
+
+
+def test_the_summary_of_the_results_says_what_the_lines_say():
+    (plain100, safa100), (plain10, safa10) = strong("cifar100"), strong("cifar10")
+    pairs, tenth = runs("averaged", "cifar100", PAIRS), runs("averaged", "cifar10", TENTH)
+    claims = {
+        "{} of {} points on CIFAR-100-LT, {} of {} on CIFAR-10-LT.": (
+            *(gain for data in CIFAR for gain in (schedule(data, "LDAM-DRW-SAFA"), of_paper(data))),
+        ),
+        "takes {} and {} points from the error of LDAM-DRW itself": (*map(of_stage, CIFAR),),
+        "SAFA takes a further {} and {} points": (*(mean(averaged(data)) for data in CIFAR),),
+        "and {} on Fashion-MNIST-LT ({})": (mean(averaged(FASHION)), seeds(averaged(FASHION))),
+        "{} on CIFAR-100-LT ({} seeds, in batches of pairs) where it has 53.96": (error(pairs), seeds(pairs)),
+        "{} on CIFAR-10-LT ({}, in ordinary ones) where it has 19.52.": (error(tenth), seeds(tenth)),
+        "{} and {} without SAFA, {} and {} with it.": (*map(error, (plain100, plain10, safa100, safa10)),),
+    }
+    assert missing("docs/results.md", claims) == []
