@@ -25,6 +25,7 @@ CONTROLS = [
 ]
 HOT = [name for name in CONTROLS if name.startswith("hot/")]
 AVERAGED = [name for name in CONTROLS if name.startswith(("averaged/", "ablation/", "insertion/"))]
+STRONG = [name for name in library.names() if name.startswith("strong/")]
 COSINE = [name for name in CONTROLS if name.startswith("cosine/")]
 PAPERS = ("table1/", "table6/", "controls/")
 CIFARS = ("cifar10", "cifar100")
@@ -161,14 +162,7 @@ def rates_after_the_trunk(name: str) -> list[float]:
     return [epoch.lr for epoch in epochs_of(load(name), {})[160:]]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in library.names()
-        if name.startswith(("hot/", "cosine/", "averaged/", "ablation/", "insertion/", "strong/")) and name not in FASHION
-    ],
-)
+@pytest.mark.parametrize("name", [*HOT, *AVERAGED, *COSINE, *STRONG])
 def test_recipes_that_are_compared_to_choose_one_have_validation_images_that_cost_no_training_image(name):
     data = load(name).data
     images = {"cifar10": 1000, "cifar100": 100}[data.name]  # of each class, as many as the test set has

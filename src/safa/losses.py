@@ -15,8 +15,9 @@ Reading, for soft labels p and class weights w:
 - Row i loses ``sum_c p_ic w_c l_ic``, where l_ic is the loss it would have had with the label c. So the loss of
   a mixed image is the mixture of two losses, as in the released mixup, also where a loss is not linear in its
   label (LDAM, focal).
-- The weighted mean divides by ``sum_i sum_c p_ic w_c``. Released mixup mixes two weighted means, each divided by
-  the weights of its own labels; a batch mixed with a permutation of itself has these sums alike.
+- The weighted mean divides by ``sum_i sum_c p_ic w_c``. A mixture of two weighted means, each divided by the weights
+  of its own labels, is the same: a batch mixed with a permutation of itself has these sums alike. imbalanced-DL,
+  whose mixup-DRW is public, divides by n instead, and its steps under DRW's weights are shorter.
 
 ``reduction="none"`` returns what the mean sums up, one loss per row with its weight in it, shape (n,).
 

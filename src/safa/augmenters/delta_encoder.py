@@ -50,6 +50,8 @@ class DeltaEncoder(TailAugmenter):
           trains E and D, as published. Put an idle stage before the generating one, or use identity start.
         - The weights of the L1 loss, an element's share in the squared error of its row, take part in the
           gradient, as in the released code.
+        - E and D learn with the network's optimizer from torch's initial weights; published with Adam at 1e-5, from
+          normal weights of deviation 0.01.
         - Every head pair (i, j) gives two codes, ij and ji, and each code one generated row.
         - Features are cut from the layers below, as in RSG and SAFA.
 

@@ -39,6 +39,8 @@ class RSG(TailAugmenter):
           and T stands still; active, T learns, and Q is frozen. What stands still has ``requires_grad`` off,
           so that weight decay leaves it alone: set ``active`` before the module is wrapped in DDP, and wrap
           it anew when it changes.
+        - The authors' command has two GPUs under DataParallel: rows are paired there, and batch norm sees them, in
+          halves of the batch.
         - Pairs for Q are random. The code pairs row i with row i + n/2, which is the same in a shuffled batch
           but gives same-class pairs alone under a pair sampler.
         - Head and tail rows meet as in the code: the fewer are used ``int(more * strength / fewer)`` times,

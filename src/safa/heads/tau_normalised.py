@@ -57,11 +57,11 @@ class TauNormalisedHead(nn.Module):
         features (…, d) -> logits (…, k), in float32 (float64 stays float64).
 
     Reading:
-        The bias is dropped, as in the released code. That code prints the whole grid; the choice by validation is
-        the paper's, which on iNaturalist made it on the test images. The balanced error, since validation images
-        cut from long-tailed ones are long-tailed too. Without a bias the scale of the features does not change the
-        ranking; but tau changes the scale of the logits, and so their calibration: a tau chosen by error says
-        nothing of confidence. Tau is in the state, nothing here learns.
+        The bias is dropped, as in the code of Kang et al. (BagofTricks-LT keeps it). That code prints the whole grid;
+        the choice by validation is the paper's, which on iNaturalist made it on the test images. The balanced error,
+        since validation images cut from long-tailed ones are long-tailed too. Without a bias the scale of the
+        features does not change the ranking; but tau changes the scale of the logits, and so their calibration: a tau
+        chosen by error says nothing of confidence. Tau is in the state, nothing here learns.
 
     Raises:
         UserError: if a size is below 1 or ``tau`` is negative or infinite; in ``refit``, if the former head is not
