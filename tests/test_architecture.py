@@ -41,6 +41,7 @@ NEVER = {
     "parts": METHODS,  # as assembly
     "learner": METHODS,  # it knows protocols and names, no method
     "train": METHODS,
+    "deploy": {"parts", "learner", "train"},  # a network in use knows nothing of training
     "report": {"recipe", "checkpoint", "data", *METHODS},  # it reads files
 }
 HEAVY = ("torch", "matplotlib", "sklearn", "accelerate", "datasets", "pandas", "onnx", "PIL")

@@ -34,6 +34,14 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         checkpoint.load(tmp_path / "absent.pt")
 
 
+def test_what_cannot_be_read_is_not_called_damaged(tmp_path):
+    """Nobody must be told to delete a checkpoint that may be whole."""
+    (tmp_path / "state.pt").mkdir()
+    with pytest.raises(UserError) as error:
+        checkpoint.load(tmp_path / "state.pt")
+    assert str(error.value) == f"cannot read {tmp_path / 'state.pt'}: Is a directory"
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_a_checkpoint_that_is_cut_short_is_called_damaged(share, tmp_path):
     path = tmp_path / "state.pt"

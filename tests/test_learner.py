@@ -17,6 +17,7 @@ from safa.errors import UserError
 from safa.learner import Learner
 from safa.losses import CrossEntropyLoss
 from safa.recipe import Augmenter, Model, Named, Optimizer, Schedule, Stage
+from safa.sums import Sums
 from safa.train import CHECKPOINT, Trainer
 from safa.types import Lookahead
 from safa.weighting import effective_number_weights
@@ -355,6 +356,14 @@ def one_step(trained, folder, **options) -> float:
     start = dict(network(trainer.recipe.model, trainer.data.num_classes, trainer.recipe.seed).named_parameters())
     moved = [(after - start[name]).detach().square().sum() for name, after in trainer.learner.model.named_parameters()]
     return float(torch.stack(moved).sum().sqrt())
+
+
+def test_whoever_takes_steps_of_a_loss_that_is_no_number_gets_a_sentence(trainer_of):
+    """Without a trainer around it, too, as a benchmark does."""
+    trainer = trainer_of(Stage(1, loss=Named("tests.test_train:Breaking", {"at": 0})))
+    epoch = trainer.learner.enter_up_to(trainer.plan, 0)
+    with pytest.raises(UserError, match="^the loss term 'classification' is not finite$"):
+        next(trainer.learner.steps(epoch, 0, Sums()))
 
 
 def test_clipping_bounds_the_length_of_an_update(trained, tmp_path):

@@ -32,6 +32,15 @@ def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path,
     assert outcome.commit() == git("rev-parse", "HEAD") + "+changes"
 
 
+def test_a_line_names_the_commit_that_was_there_when_its_process_began(monkeypatch):
+    outcome.commit_of_process.cache_clear()
+    monkeypatch.setattr(outcome, "commit", lambda: "first")
+    assert outcome.commit_of_process() == "first"
+    monkeypatch.setattr(outcome, "commit", lambda: "second")
+    assert outcome.commit_of_process() == "first"
+    outcome.commit_of_process.cache_clear()
+
+
 @pytest.mark.parametrize("place", ["safa", "project/.venv/lib/safa", "project/src/other/safa"])
 def test_outside_a_checkout_of_its_own_there_is_no_commit(place, tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()

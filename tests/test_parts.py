@@ -119,6 +119,20 @@ def test_what_does_not_fit_the_network_is_found_before_training(stage, options, 
     assert message in refused(parts_of(stage, model=Model(Named("tests.test_parts:Picky", options))))
 
 
+class Ids(CrossEntropyLoss):
+    """Knows class ids alone."""
+
+    def forward(self, logits, labels):
+        return nn.functional.nll_loss(logits.log_softmax(1), labels)
+
+
+def test_a_loss_that_does_not_know_soft_labels_is_found_where_images_are_mixed(parts_of):
+    loss = Named("tests.test_parts:Ids")
+    parts_of(Stage(1, loss=loss, augmenter=SAFA)).try_all()
+    message = refused(parts_of(Stage(1), Stage(1, loss=loss, augmenter=Augmenter("mixup"))))
+    assert message.startswith("loss 'tests.test_parts:Ids' cannot be computed from logits and soft labels: ")
+
+
 class Single(CrossEntropyLoss):
     """The losses of single images, which nobody asked for."""
 
@@ -133,6 +147,12 @@ def test_a_single_image_at_the_end_of_an_epoch_is_found_where_the_network_cannot
     for options in {"sampler": Named("instance", {"drop_last": True})}, {}:
         model = picky if options else RESNET8
         parts_of(Stage(1, **options), model=model, batch_size=97).try_all()
+
+
+@pytest.mark.parametrize("last", [Stage(0, head=Named("nearest_mean")), CLASSIFIER], ids=["no epoch", "still"])
+def test_a_single_image_at_the_end_is_no_matter_where_batch_norm_does_not_learn_from_it(last, parts_of):
+    whole = Stage(1, sampler=Named("instance", {"drop_last": True}))
+    parts_of(whole, last, model=Model(Named("tests.test_parts:Picky")), batch_size=97).try_all()
 
 
 @pytest.mark.parametrize(("image_size", "images"), [(8, 500), (64, 500), (128, 125), (224, 40), (2000, 1)])

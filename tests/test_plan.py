@@ -301,6 +301,23 @@ def test_an_augmenter_that_is_built_anew_for_another_rate_is_told():
     assert plan.remarks(run(idle, Stage(100, augmenter=Augmenter("mixup")))) == []
 
 
+@pytest.mark.parametrize("between", [Stage(100), Stage(0, head=Named("nearest_mean"))])
+def test_an_augmenter_that_a_stage_between_does_not_name_is_told_to_begin_anew(between):
+    rsg = Stage(100, augmenter=Augmenter("rsg"))
+    (told,) = plan.remarks(run(rsg, between, rsg, schedule=Schedule(milestones=())))
+    assert told.startswith("stages.2.augmenter is rsg as before, but not in the stage between, so it begins anew")
+
+
+def test_an_epoch_at_a_rate_of_0_is_not_taken_for_a_stage_of_no_epochs():
+    """It moves the statistics of batch norm."""
+    head, still = Named("linear"), Schedule(lr=0, milestones=(), warmup_epochs=0)
+    keys = [
+        plan.epochs_of(run(LDAM, last), {})[-1].key
+        for last in (Stage(0, head=head), Stage(1, head=head, schedule=still))
+    ]
+    assert keys[0] != keys[1]
+
+
 @pytest.mark.parametrize("name", library.names())
 def test_nothing_is_remarked_on_a_recipe_of_the_library(name):
     assert plan.remarks(recipes.load(library.find(name)[1])) == []

@@ -179,6 +179,17 @@ def test_whatever_weighs_the_images(tiny_recipe, tiny_data, tmp_path):
     assert_same_state(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_an_epoch_that_was_begun_under_another_recipe_is_not_ended_under_this_one(tiny_recipe, tiny_data, tmp_path):
+    """Half of it would be of the one and half of the other, under this one's address in the cache."""
+    recipe = replace(tiny_recipe, stages=(Stage(1), Stage(1)))
+    other = replace(recipe, stages=(Stage(1), Stage(1, loss=Named("focal"))))
+    assert train(recipe, tiny_data, tmp_path, at=STEPS + 2)
+    with pytest.raises(UserError, match="was trained with another recipe"):
+        train(other, tiny_data, tmp_path)
+    assert train(recipe, tiny_data, tmp_path, at=STEPS - 2)  # the epoch is whole, and the next begins
+    assert not train(replace(other, stages=(*recipe.stages, other.stages[1])), tiny_data, tmp_path)
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_starts_no_third(
     step, tiny_recipe, tiny_data, tmp_path

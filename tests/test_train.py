@@ -254,6 +254,19 @@ def test_tensorboard_gets_what_the_log_has(tiny_data, tmp_path):
     assert losses == pytest.approx([entry["loss"] for entry in trainer.history], rel=1e-6)
 
 
+def test_tensorboard_gets_what_was_trained_before_it_was_asked_for(trainer_of):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer_of(Stage(2)).run()
+    again = trainer_of(Stage(2))
+    again.track = True
+    again.run()
+    events = EventAccumulator(str(again.folder / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 1]
+
+
 # --- the whole ----------------------------------------------------------------------------------------------
 
 

@@ -103,7 +103,7 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
     if "reduction" in stage.loss.options:
         raise UserError(
             f"loss {stage.loss.name!r}: reduction={stage.loss.options['reduction']!r} is not a recipe's to choose; "
-            "leave it out, the trainer takes a mean, or single images where they are weighted one by one"
+            "leave it out, training takes a mean, or single images where they are weighted one by one"
         )
     weight = None
     if stage.weighting is not None:

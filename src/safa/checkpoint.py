@@ -30,12 +30,15 @@ def load(path: Path) -> dict[str, Any]:
     """Read what ``save`` wrote, on the CPU.
 
     Raises:
-        UserError: if the file is missing, cut short, or holds anything but tensors and plain containers.
+        UserError: if the file is missing, cannot be read, is cut short, or holds anything but tensors and plain
+            containers.
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}") from error
+    except OSError as error:  # the file may be whole
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # torch raises many kinds for a broken file
         reason = str(error).partition("\n")[0]
         raise UserError(

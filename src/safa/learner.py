@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from safa import assembly
 from safa import recipe as recipes
 from safa.averaging import moving_average
+from safa.errors import UserError
 from safa.parts import Parts
 from safa.plan import Epoch, optimizer_of
 from safa.plugin import PlugIn
@@ -20,8 +21,8 @@ from safa.sums import Sums, assigned, weighing
 from safa.types import Lookahead, Output, Refitted
 
 
-class Diverged(Exception):  # noqa: N818  (it says what happened; whoever catches it knows which epoch and what was saved)
-    """A loss or a weight is not finite; the message names it."""
+class DivergedError(UserError):
+    """A loss or a weight is not finite; the message names it. Whoever trains knows the epoch and what was saved."""
 
 
 class Learner:
@@ -67,7 +68,7 @@ class Learner:
             sums: gets terms, diagnostics and the number of images of every step.
 
         Raises:
-            Diverged: before the update with a loss that is not finite; on an accelerator such a loss goes by here,
+            DivergedError: before the update with a loss that is not finite; on an accelerator such a loss goes by here,
                 since a look waits for the device, and ``refuse_broken`` finds it.
         """
         self.plug.train()
@@ -126,14 +127,14 @@ class Learner:
         """Look at the losses so far, and at the weights, which an update can break after a last finite loss.
 
         Raises:
-            Diverged: with the first that is not finite, so that a good checkpoint outlives it.
+            DivergedError: with the first that is not finite, so that a good checkpoint outlives it.
         """
         _refuse_broken_terms(sums)
         parts = {"network": self.model, **({"augmenter": self.augmenter} if self.augmenter is not None else {})}
         for part, module in parts.items():
             for name, value in module.state_dict().items():
                 if not torch.isfinite(value).all():
-                    raise Diverged(f"{name!r} of the {part} is not finite")
+                    raise DivergedError(f"{name!r} of the {part} is not finite")
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Learner:
         """Build what the epoch's stage names; carry on with what it has in common with the stage before.
 
         Args:
-            epoch: the first that is trained in it.
+            epoch: the first of the stage; resumed, any of it.
             resumed: the stage was entered before the state was saved that ``restore`` was given.
         """
         stage, former = epoch.stage, self.stage
@@ -284,4 +285,4 @@ class Learner:
 def _refuse_broken_terms(sums: Sums) -> None:
     broken = sums.broken()
     if broken is not None:
-        raise Diverged(f"the loss term {broken!r} is not finite")
+        raise DivergedError(f"the loss term {broken!r} is not finite")

@@ -6,6 +6,7 @@ import datetime
 import io
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "precision": job.recipe.precision,
         "batch_size": job.recipe.batch_size,
         "processes": trainer.accelerator.num_processes,
-        "commit": commit(),
+        "commit": commit_of_process(),
         "version": safa.__version__,
         "torch": torch.__version__,
         "device": provenance.made_with(trainer.device)["device"],
@@ -105,6 +106,12 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+@cache
+def commit_of_process() -> str | None:
+    """``commit`` as it was when first asked: a checkout may move while what was loaded from it runs on."""
+    return commit()
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

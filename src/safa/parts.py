@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from safa import assembly, evaluate
 from safa import recipe as recipes
-from safa.catalog import build
+from safa.catalog import build, resolve
 from safa.data.batches import Batches, InOrder, Normalise
 from safa.data.dataset import LongTailed
 from safa.data.types import Split
 from safa.errors import UserError
 from safa.plugin import refuse_other_than_augmenter
 from safa.seeding import seed_for
-from safa.types import Fitting, Refitted
+from safa.types import Fitting, Refitted, mixes
 
 EVALUATION_BATCH = 500  # images, of up to 64 x 64 pixels; of larger ones as many as have the same number of pixels
 
@@ -80,10 +80,13 @@ class Parts:
             self.reweighter(stage, 0)
 
     def _try_network(self, stage: recipes.Stage, model: nn.Module) -> None:
-        """Give the network two black images, and the loss what comes out."""
+        """Give the network two black images, and the loss what comes out, with soft labels where a stage has them."""
         criterion = assembly.criterion(stage, self.data.class_counts, assembly.head_of(model))
         size, name = self.data.source.image_size, type(model).__name__
-        images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long)
+        images = torch.zeros(2, 3, size, size)
+        labels = {"class ids": torch.zeros(2, dtype=torch.long)}
+        if stage.augmenter is not None and mixes(resolve("augmenter", stage.augmenter.name)):
+            labels["soft labels"] = torch.full((2, self.data.num_classes), 1 / self.data.num_classes)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             with _explained(f"{name} cannot take images of {size} x {size} pixels"):
                 logits = model.eval()(images)
@@ -93,21 +96,25 @@ class Parts:
                     f"{name} must give one logit per image and class, shape (2, {self.data.num_classes}) for two "
                     f"images; it gives {got}"
                 )
-            with _explained(f"loss {stage.loss.name!r} cannot be computed from logits and class ids"):
-                loss = criterion(logits, labels)
+            losses = []
+            for kind, given in labels.items():
+                with _explained(f"loss {stage.loss.name!r} cannot be computed from logits and {kind}"):
+                    losses.append(criterion(logits, given))
         expected = () if stage.reweighting is None else (2,)
-        if getattr(loss, "shape", None) != expected:
-            raise UserError(f"loss {stage.loss.name!r} must give a tensor of shape {expected}; it gives {loss!r}")
+        for loss in losses:
+            if getattr(loss, "shape", None) != expected:
+                raise UserError(f"loss {stage.loss.name!r} must give a tensor of shape {expected}; it gives {loss!r}")
 
     def _try_last_batch(self, stage: recipes.Stage, model: nn.Module) -> None:
         """Where an epoch ends with a single image, the network must be able to train on one."""
         sampler, size = self.sampler(stage), self.data.source.image_size
-        if getattr(sampler, "smallest_batch", 2) > 1:
+        if stage.epochs == 0 or getattr(sampler, "smallest_batch", 2) > 1:
             return
         left = f"batches of {self.recipe.batch_size} leave one image at the end"
         way_out = "try another batch_size, or drop_last of the sampler"
         with torch.random.fork_rng(devices=[]), torch.no_grad(), _explained(f"{left}; {way_out}"):
-            model.train()(torch.zeros(1, 3, size, size))
+            assembly.train_mode(model, stage.trainable)
+            model(torch.zeros(1, 3, size, size))
 
     def _try_augmentation(self) -> None:
         size = self.data.source.image_size

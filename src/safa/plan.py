@@ -68,6 +68,8 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
             lr = _learning_rate(recipe, stage, local, trained + local) if trains else 0.0
             first, last = local == 0, local + 1 >= stage.epochs
             regime = _regime(recipe, stage_index, lr, first, last)
+            if trains and lr == 0:
+                regime["trains"] = True  # as a stage of no epochs does not: batch norm moves
             if first and stage.head is not None:
                 regime["head_of_stage"] = stage_index  # its first weights are drawn by it
                 if held_out is not None:
@@ -142,7 +144,7 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, la
 def remarks(recipe: recipes.Recipe) -> list[str]:
     """What a user may not have meant in stages that can be trained, a sentence each."""
     trained = [(index, stage) for index, stage in enumerate(recipe.stages) if stage.epochs > 0]
-    return [*_unreached_milestones(recipe, trained), *_long_averages(trained), *_dropped_augmenters(trained)]
+    return [*_unreached_milestones(recipe, trained), *_long_averages(trained), *_dropped_augmenters(recipe.stages)]
 
 
 def _unreached_milestones(recipe: recipes.Recipe, trained: Trained) -> list[str]:
@@ -179,16 +181,19 @@ def _long_averages(trained: Trained) -> list[str]:
     return found
 
 
-def _dropped_augmenters(trained: Trained) -> list[str]:
-    """An augmenter stays only while its recipe stays the same to the letter."""
+def _dropped_augmenters(stages: Sequence[recipes.Stage]) -> list[str]:
+    """An augmenter stays only while its recipe stays the same to the letter, in every stage."""
+    named = [(index, stage.augmenter) for index, stage in enumerate(stages) if stage.augmenter is not None]
     found = []
-    for (_, before), (index, after) in pairwise(trained):
-        old, new = before.augmenter, after.augmenter
-        if old is not None and new is not None and old.name == new.name and old != new:
-            found.append(
-                f"stages.{index}.augmenter is {new.name} with other settings than in the stage before, so it begins "
-                "anew: what the former one learnt is dropped"
-            )
+    for (before, old), (after, new) in pairwise(named):
+        if old.name != new.name or (old == new and after == before + 1):
+            continue
+        how = "with other settings than in the stage before"
+        if old == new:
+            how = "as before, but not in the stage between"
+        found.append(
+            f"stages.{after}.augmenter is {new.name} {how}, so it begins anew: what the former one learnt is dropped"
+        )
     return found
 
 

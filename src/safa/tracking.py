@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,22 @@ class TensorBoard:
 
     Args:
         folder: the run's; the files go into ``tensorboard`` in it.
+        history: entries of the log so far, written if that is not there yet.
 
     Raises:
         UserError: if TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, history: Iterable[Mapping[str, Any]] = ()) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError("TensorBoard is not installed; pip install tensorboard, or leave --track out") from error
-        self.writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        place = folder / "tensorboard"
+        missing = () if place.exists() else history
+        self.writer: Any = SummaryWriter(str(place))
+        for entry in missing:
+            self.add(entry)
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Write one entry of the log; figures that it lacks are left out."""

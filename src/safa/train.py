@@ -19,7 +19,7 @@ from safa.data.batches import Batches
 from safa.data.dataset import LongTailed
 from safa.devices import wait
 from safa.errors import UserError
-from safa.learner import Diverged, Learner
+from safa.learner import DivergedError, Learner
 from safa.parts import Parts
 from safa.plan import Epoch, ends_of_stages, epochs_of, start_key
 from safa.progress import Progress
@@ -82,7 +82,8 @@ class Trainer:
         self.step = 0  # steps of the epoch in hand
         self.sums = Sums()
         self._splits: dict[str, Batches] = {}
-        self._tracker = TensorBoard(folder) if track and accelerator.is_main_process else None
+        self.track = track and accelerator.is_main_process
+        self._tracker: TensorBoard | None = None
 
     # -- the flow ------------------------------------------------------------------------------------------------
 
@@ -95,12 +96,14 @@ class Trainer:
             files.remove_halves(self.folder)
         self._begin()
         self._write_log()
+        if self.track:
+            self._tracker = TensorBoard(self.folder, self.history)
         with StopRequest() as stop, self.progress:
             self.progress.start(self.recipe.method, len(self.plan), self.done)
             for epoch in self.plan[self.done :]:
                 try:
                     self._run_epoch(epoch, stop)
-                except Diverged as broken:
+                except DivergedError as broken:
                     raise self._explained(broken, epoch) from None
                 if self._agreed(stop):
                     raise Stopped(f"stopped after epoch {epoch.index}", stop)
@@ -153,6 +156,7 @@ class Trainer:
         """Tensors and plain containers from which the run goes on bit for bit."""
         return {
             "key": self._key(self.done),
+            "begun": self._begun(self.done, self.step),
             "done": self.done,
             "step": self.step,
             "stage": self._in_force().stage_index,
@@ -169,6 +173,10 @@ class Trainer:
         if done == 0:
             return start_key(self.recipe, self.data.facts(), self.accelerator.num_processes)
         return self.plan[done - 1].key if done <= len(self.plan) else ""
+
+    def _begun(self, done: int, step: int) -> str | None:
+        """Address of what the epoch in hand is on its way to; its steps are part of no whole epoch's."""
+        return self.plan[done].key if step and done < len(self.plan) else None
 
     def _in_force(self) -> Epoch:
         """The epoch in hand, or the last whole one where none is begun."""
@@ -191,7 +199,9 @@ class Trainer:
         if not path.exists():
             return None
         state = checkpoint.load(path)
-        if state.get("key") != self._key(state.get("done", 0)):
+        done, step = state.get("done", 0), state.get("step", 0)
+        begun = self._begun(done, step)
+        if state.get("key") != self._key(done) or state.get("begun", begun) != begun:  # earlier versions wrote no begun
             raise UserError(
                 f"the checkpoint in {self.folder} was trained with another recipe, other images, another number of "
                 "processes, or other code of your own; name another folder, or delete it to train anew"
@@ -263,7 +273,7 @@ class Trainer:
             found["validation"] = evaluate.summary(self.predict("validation"), self.data.groups)
         return found
 
-    def _explained(self, broken: Diverged, epoch: Epoch) -> UserError:
+    def _explained(self, broken: DivergedError, epoch: Epoch) -> UserError:
         path = self.folder / CHECKPOINT
         kept = f"the last good state is in {path}" if path.exists() else "no state was saved before"
         return UserError(

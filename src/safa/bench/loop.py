@@ -25,7 +25,7 @@ from safa.weighting import effective_number_weights
 
 
 class Loop:
-    """The steps of ``safa.train`` without its log: LDAM, or the stage of LDAM-DRW-SAFA.
+    """The steps of ``safa.learner`` without their log: LDAM, or the stage of LDAM-DRW-SAFA.
 
     Args:
         setting: network, batch size and precision.

@@ -11,7 +11,7 @@ from safa.report.lines import Line
 from safa.report.paper_table import Setting
 from safa.report.rows import Row, block_of, summarise
 
-# Beside the paper's tables: SAFA before other layers, whose figures are in the paper's supplement.
+# Beside the paper's tables: SAFA before other layers, which the paper asks in its supplement.
 GROUPS = (*paper.names(), "insertion")
 
 _FAMILIES = {"resnet": "ResNet", "resnext": "ResNeXt", "densenet": "DenseNet"}
