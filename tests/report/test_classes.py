@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 
+import numpy as np
+import pytest
 from matplotlib.axes import Axes
 
 from safa.report import class_charts
@@ -29,6 +31,19 @@ def test_a_class_without_a_test_image_neither_gains_nor_stays():
     runs = [run("CE", error_per_class=[10, 60, None], **few), run("CE-SAFA", error_per_class=[10, 50, None], **few)]
     told = changes(compare(runs))
     assert "of 2 few-shot classes 1 gain, 0 lose, 0 stay, 1 without test images." in told
+
+
+def test_what_changed_is_of_the_seeds_that_both_methods_have():
+    few = {"class_counts": [200, 5, 4], "groups": {"many": [0], "medium": [], "few": [1, 2]}}
+    errors = {("CE", 0): [10, 60, 33.3333], ("CE", 1): [10, 10, 10], ("CE-SAFA", 0): [10, 50, 33.3334]}
+    found = compare([run(name, seed, error_per_class=listed, **few) for (name, seed), listed in errors.items()])
+    assert found.gain("CE-SAFA").tolist() == pytest.approx([0, 10, 0], abs=1e-3)
+    assert "of 2 few-shot classes 1 gain, 0 lose, 1 stay." in changes(found)
+
+
+def test_without_a_common_seed_no_class_gains():
+    found = compare([run("CE", 0), run("CE-SAFA", 1)])
+    assert np.isnan(found.gain("CE-SAFA")).all()
 
 
 def out_of_order() -> Comparison:

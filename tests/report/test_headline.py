@@ -179,6 +179,8 @@ def test_head_classes_are_those_of_the_training():
         (["CE-SAFA", "CE"], "CE"),
         (["CE", "Focal"], "CE"),
         (["CB-CE", "LDAM-DRW-RSG", "LDAM-DRW-SAFA"], "CB-CE"),
+        (["LDAM-DRW-SAFA [tenth rate] [averaged]", "LDAM-DRW [averaged]"], "LDAM-DRW [averaged]"),
+        (["LDAM-DRW-SAFA (bf16)", "LDAM-DRW (bf16)", "LDAM (bf16)"], "LDAM-DRW (bf16)"),
     ],
 )
 def test_the_likely_baseline_is_what_another_method_extends(methods, baseline):

@@ -240,6 +240,14 @@ def test_a_recipe_of_a_built_in_set_is_printed_as_it_stands(tmp_path, tiny_recip
     assert read_run(run).recipe == (run / "recipe.yaml").read_text()
 
 
+def test_the_head_classes_of_a_run_are_those_of_its_augmenter(tmp_path):
+    run = write_run(tmp_path / "a", **BARE, head_ratio=0.4)
+    stages = [{"augmenter": {"name": "rsg", "head_ratio": 0.3}}, {"augmenter": {"name": "safa", "head_ratio": 0.5}}, {}]
+    recipe = {"data": {"name": "x", "head_ratio": 0.4}, "stages": stages}
+    (run / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    assert read_run(run).head_ratio == 0.5
+
+
 @pytest.mark.parametrize("broken", ["data: {name: [", "a word", "data: nowhere", "data: {head_ratio: none}"])
 def test_a_broken_recipe_says_nothing_of_head_classes(broken, tmp_path):
     run = write_run(tmp_path / "run", **BARE)

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from safa.errors import UserError
-from safa.report.rows import against_paper, alike_within_seeds, paired, summarise
+from safa.report.rows import against_paper, alike_within_seeds, paired, paired_with_first, summarise
 from tests.report.test_lines import LINE
 
 PLACE = {"dataset": "cifar100", "imbalance_factor": 100.0, "model": "resnet32", "epochs": 200}
@@ -115,16 +115,61 @@ def test_differences_of_seeds_in_different_precisions_are_averaged_where_each_is
     seeds = {0: "bf16", 1: "float32", 2: "bf16"}
     lines = [*of_two_precisions("CE", seeds), *of_two_precisions("CE-SAFA", seeds)]
     assert [row.label for row in summarise(lines)][:2] == ["CE (bf16)", "CE (float32)"]
-    (pair,) = paired(alike_within_seeds(lines), "CE")
+    (pair,) = paired(alike_within_seeds(lines, "CE"), "CE")
     assert (pair.method, pair.seeds) == ("CE-SAFA", (0, 1, 2))
     assert pair.last.mean == pytest.approx((-3.0 - 2.4 + 0.7) / 3)
+    assert paired_with_first(lines) == [pair]
 
 
-def test_a_seed_in_two_precisions_leaves_its_data_set_told_apart():
-    lines = [*of_two_precisions("CE", {0: "bf16", 1: "float32"}), *of_two_precisions("CE-SAFA", {0: "float32"})]
-    assert alike_within_seeds(lines) == lines
-    elsewhere = results("CE", dataset="cifar10", precision="bf16")
-    assert [line["precision"] for line in alike_within_seeds([*lines, *elsewhere])[3:]] == [None] * 5
+def test_a_run_in_another_precision_than_the_baseline_s_is_a_row_of_its_own_and_leaves_the_others_alone():
+    seeds = {0: "bf16", 1: "float32"}
+    lines = [*of_two_precisions("CE", seeds), *of_two_precisions("CE-SAFA", seeds)]
+    further = results("CE-SAFA", [0, 1], method="LDAM", recipe="ldam", precision="bf16")
+    elsewhere = [*results("CE", dataset="cifar10"), *results("CE-SAFA", dataset="cifar10")]
+    found = {(pair.dataset, pair.method): pair for pair in paired_with_first([*lines, *further, *elsewhere])}
+    alone = {(pair.dataset, pair.method): pair for pair in paired_with_first([*lines, *elsewhere])}
+    assert alone.items() <= found.items()
+    assert {pair.baseline for pair in found.values()} == {"CE"}
+    added = [pair for key, pair in found.items() if key not in alone]
+    assert [(pair.method, pair.seeds, pair.unlike) for pair in added] == [
+        ("LDAM", (0,), ()),
+        ("LDAM (bf16)", (1,), ("precision",)),
+    ]
+
+
+def test_a_baseline_with_a_seed_in_two_precisions_has_them_told_apart():
+    lines = [*results("CE", [0], precision="bf16"), *results("CE", [0], precision="float32")]
+    lines += [*results("CE-SAFA", [0], precision="bf16")]
+    assert alike_within_seeds(lines, "CE") == lines
+    assert [(pair.method, pair.baseline) for pair in paired_with_first(lines)] == [
+        ("CE (float32)", "CE (bf16)"),
+        ("CE-SAFA", "CE (bf16)"),
+    ]
+
+
+def test_a_baseline_that_is_told_apart_on_one_data_set_is_the_baseline_on_the_others_too():
+    lines = [*results("CE", [0], recipe="a/one"), *results("CE", [0], recipe="a/two"), *results("CE-SAFA", [0])]
+    elsewhere = [*results("CE", [0], dataset="cifar10"), *results("CE-SAFA", [0], dataset="cifar10")]
+    found = paired_with_first([*lines, *elsewhere])
+    assert [(pair.dataset, pair.method, pair.baseline) for pair in found][-1] == ("cifar10", "CE-SAFA", "CE")
+    assert {pair.baseline for pair in found[:-1]} == {"CE (one)"}
+
+
+def test_the_same_changes_in_another_order_are_one_row():
+    lines = [*results("CE", [0], changes=["a=1", "b=2"]), *results("CE", [1], changes=["b=2", "a=1"])]
+    (row,) = summarise([*lines, *results("CE-SAFA")])[:1]
+    assert (row.label, row.seeds) == ("CE (a=1, b=2)", (0, 1))
+
+
+def test_data_sets_of_one_name_are_told_apart():
+    lines = [*results("CE", [0], images_sha256="a" * 64), *results("CE", [0], images_sha256="b" * 64)]
+    assert [row.label for row in summarise(lines)] == ["CE (images aaaaaa)", "CE (images bbbbbb)"]
+    assert [row.label for row in summarise([*lines[:1], *results("CE", [1])])] == ["CE"]  # a line from before the key
+
+
+def test_seeds_of_other_training_images_are_marked():
+    lines = [*results("CE", [0], subset_sha256="a"), *results("CE", [1], subset_sha256="b")]
+    assert [row.mixed for row in summarise([*lines, *results("CE-SAFA", [0, 1], subset_sha256="a")])] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +190,7 @@ def test_a_difference_names_what_else_the_runs_of_a_seed_differ_in(ours, theirs,
 
 def test_a_seed_that_only_one_method_has_makes_no_difference_unlike():
     lines = [*of_two_precisions("CE", {0: "bf16", 1: "float32"}), *of_two_precisions("CE-SAFA", {0: "bf16"})]
-    (pair,) = paired(alike_within_seeds(lines), "CE")
+    (pair,) = paired(alike_within_seeds(lines, "CE"), "CE")
     assert (pair.seeds, pair.unlike) == ((0,), ())
 
 

@@ -25,6 +25,20 @@ def test_equal_differences_are_clear_where_a_sign_test_is(seeds, clear):
     assert not difference([10.0] * seeds, [10.0] * seeds).is_clear
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [([4.25, 71.67], [4.35, 71.77]), ([33.3333, 66.6667], [0.0, 33.3333])], ids=["binary", "thirds"]
+)
+def test_differences_that_are_equal_but_for_rounding_are_equal(ours, theirs):
+    found = difference(ours, theirs)
+    assert found.sd > 0
+    assert found.is_alike
+    assert not found.is_clear
+
+
+def test_a_tie_but_for_rounding_is_no_win():
+    assert difference([0.1 + 0.2], [0.3]).wins == difference([0.3], [0.1 + 0.2]).wins == 0
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_without_an_effect_one_in_twenty_differences_is_called_clear(seeds):
     gaps = np.random.default_rng(seeds).normal(size=(4000, seeds))

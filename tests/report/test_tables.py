@@ -203,3 +203,19 @@ def test_against_the_paper_shows_figure_and_difference():
     assert "| error | paper | difference | many |" in text
     assert "| 61.00 | 57.11 | +3.89 |" in text
     assert "| 58.00 | – | – |" in text
+
+
+def test_a_figure_of_fewer_seeds_than_its_row_says_so():
+    lines = [*results("CE", [0, 1]), *results("CE", [2], balanced_error_validation=13.0)]
+    assert "| 13.00 (n = 1) |" in tables.to_markdown(summarise(lines))
+
+
+def test_rows_of_mixed_images_are_named_below_the_table():
+    lines = [*results("CE", [0], subset_sha256="a"), *results("CE", [1], subset_sha256="b")]
+    drawn = tables.to_markdown(summarise(lines))
+    assert "Not all seeds were trained and validated on the same images: CE on digits." in drawn
+
+
+def test_a_name_with_a_link_in_it_is_a_name():
+    lines = results("CE", [0], method="A [x](y) ~~z~~")
+    assert "A [x]\\(y) \\~\\~z\\~\\~" in tables.to_markdown(summarise(lines))

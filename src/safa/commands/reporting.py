@@ -86,7 +86,7 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     else:
         out.print(tables.to_rich(against_paper(summarise(lines)), out.width))
     if baseline is not None:
-        alike = alike_within_seeds(lines)
+        alike = alike_within_seeds(lines, baseline)
         _show_pairs(paired(alike if baseline in labels(alike) else lines, baseline), baseline, markdown)
     if output is not None:
         if not folders:
@@ -278,8 +278,7 @@ def _errors_to_markdown(lines: list[dict[str, Any]]) -> str:
 def _differences_to_markdown(lines: list[dict[str, Any]]) -> str:
     """To the first method, of those that share several seeds with it; empty without one."""
     from safa.report import tables
-    from safa.report.rows import alike_within_seeds, labels, paired
+    from safa.report.rows import paired_with_first
 
-    lines = alike_within_seeds(lines)
-    pairs = [pair for pair in paired(lines, labels(lines)[0]) if len(pair.seeds) > 1] if lines else []
+    pairs = [pair for pair in paired_with_first(lines) if len(pair.seeds) > 1]
     return tables.paired_to_markdown(pairs) if pairs else ""

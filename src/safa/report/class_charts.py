@@ -108,11 +108,10 @@ def _accuracy_ranked(comparison: Comparison, width: int) -> Figure:
 
 @themed
 def changes(comparison: Comparison, width: int) -> Figure:
-    """Accuracy minus the baseline's per class, one panel per method, bars in the colour of the group."""
+    """Accuracy less the baseline's per class, one panel per method, bars in the colour of the group."""
     assert comparison.baseline is not None
     others = [method for method in comparison.methods if method != comparison.baseline]
-    reference = comparison.accuracy(comparison.baseline)
-    gains = {method: comparison.accuracy(method) - reference for method in others}
+    gains = {method: comparison.gain(method) for method in others}
     largest = max(1.0, *(float(np.nanmax(np.abs(gain), initial=0)) for gain in gains.values())) * 1.08
     if len(comparison.counts) <= NAMED_CLASSES:
         return _changes_named(comparison, width, gains, largest)

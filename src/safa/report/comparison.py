@@ -100,6 +100,25 @@ class Comparison:
         mean: FloatArray = np.nansum(right, axis=0) / np.where(seeds > 0, seeds, np.nan)
         return mean
 
+    def gain(self, method: str) -> FloatArray:
+        """Accuracy per class less the baseline's, in points, mean over the seeds that both have, shape (k,).
+
+        NaN without test images, and without a common seed.
+        """
+        assert self.baseline is not None
+        ours, theirs = (
+            {
+                run.result["seed"]: np.array(run.result["error_per_class"], dtype=np.float64)
+                for run in self.runs_of(name)
+            }
+            for name in (method, self.baseline)
+        )
+        common = sorted(ours.keys() & theirs.keys())
+        gaps = np.array([theirs[seed] - ours[seed] for seed in common]).reshape(-1, len(self.counts))
+        seeds = np.isfinite(gaps).sum(axis=0)
+        mean: FloatArray = np.nansum(gaps, axis=0) / np.where(seeds > 0, seeds, np.nan)
+        return mean
+
     @property
     def head_ratios(self) -> dict[float, list[str]]:
         """Share of the classes that is called head -> the methods with such a run; mostly there is one share."""
@@ -163,10 +182,12 @@ def _on_one_line(name: str) -> str:
 def likely_baseline(methods: Sequence[str]) -> str:
     """The method that another one extends by name, the longest such; otherwise the first.
 
-    ``LDAM-DRW-SAFA`` extends ``LDAM-DRW``, which extends ``LDAM``: the baseline is ``LDAM-DRW``.
+    ``LDAM-DRW-SAFA`` extends ``LDAM-DRW``, which extends ``LDAM``: the baseline is ``LDAM-DRW``. What stands in
+    brackets behind a name is no part of it.
     """
-    extended = [name for name in methods if any(other.startswith(f"{name}-") for other in methods)]
-    return max(extended, key=len) if extended else methods[0]
+    bare = {name: re.split(r" [\[(]", name, maxsplit=1)[0] for name in methods}
+    extended = [name for name in methods if any(other.startswith(f"{bare[name]}-") for other in bare.values())]
+    return max(extended, key=lambda name: len(bare[name])) if extended else methods[0]
 
 
 def _refuse_mixture(runs: Sequence[Run]) -> None:

@@ -20,5 +20,5 @@ def notes(sentences: Sequence[str]) -> str:
 
 def escaped(texts: Sequence[str]) -> list[str]:
     """Names are names: what Markdown would read as markup is escaped, and a line stays one line."""
-    special = str.maketrans({character: f"\\{character}" for character in "\\|*_<`$&"})
-    return [" ".join(text.split()).translate(special) for text in texts]
+    special = str.maketrans({character: f"\\{character}" for character in "\\|*_<`$&~"})
+    return [" ".join(text.split()).translate(special).replace("](", "]\\(") for text in texts]

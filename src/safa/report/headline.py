@@ -66,7 +66,7 @@ def _seen(gap: Difference) -> str:
         return "On one seed, "
     if gap.is_clear:
         return ""
-    return f"On only {gap.n} seeds, though alike, " if gap.sd == 0 else "Within the seeds’ spread, "
+    return f"On only {gap.n} seeds, though alike, " if gap.is_alike else "Within the seeds’ spread, "
 
 
 def _detail(comparison: Comparison, pair: Paired, theirs: Row, ours: Row) -> str:

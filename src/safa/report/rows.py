@@ -26,7 +26,8 @@ class Row:
         method: as the lines say, the paper's name.
         distinctions: what tells this row from another of the same method: recipe and which edit of it, number of
             epochs, precision, and each ``key=value`` that was set otherwise than in the recipe; often empty. Also the
-            number of processes, which pair their own rows.
+            number of processes, which pair their own rows, and which images they are where several data sets have one
+            name.
         epochs: how long each run was.
         changed: whether something was set otherwise than in the recipe.
         seeds: the seeds behind the row, in order.
@@ -36,6 +37,7 @@ class Row:
         ece: expected calibration error.
         validation: mean over classes of the error on validation images, where some were set aside.
         superseded: lines left out because a later line has the same seed.
+        mixed: whether the seeds were not all trained and validated on the same images of the data set.
         paper: the paper's figure, after ``against_paper``.
         remark: why the paper's figure is doubtful.
     """
@@ -56,6 +58,7 @@ class Row:
     ece: Spread | None
     validation: Spread | None = None
     superseded: int = 0
+    mixed: bool = False
     paper: float | None = None
     remark: str = ""
 
@@ -152,21 +155,31 @@ def _distinctions(lines: Sequence[Line]) -> list[tuple[str, ...]]:
         return method(line), _recipe(line)
 
     def named(line: Line) -> object:
-        return recipe(line), line["epochs"], *line.get("changes", [])
+        return recipe(line), line["epochs"], frozenset(line.get("changes", []))
+
+    def images(line: Line) -> object:
+        return recipe(line), frozenset(line.get("changes", []))
+
+    def known(line: Line) -> bool:
+        return line.get("images_sha256") is not None
 
     of_recipes = _with_several(lines, method, _recipe)
     of_edits = _with_several([line for line in lines if "recipe_sha256" in line], named, _edit)
     of_lengths = _with_several(lines, recipe, lambda line: line["epochs"])
     of_precisions = _with_several(lines, recipe, _precision)
     of_processes = _with_several(lines, recipe, _processes)
+    of_images = _with_several([line for line in lines if known(line)], images, _images)
+    in_order: dict[frozenset[str], list[str]] = {}  # the same changes in another order are the same row
     found = []
     for line in lines:
         parts = [_recipe(line)] if method(line) in of_recipes else []
         parts += [_edit(line)] if named(line) in of_edits and "recipe_sha256" in line else []
         parts += [f"{line['epochs']} epochs"] if recipe(line) in of_lengths else []
-        parts += [_precision(line)] if recipe(line) in of_precisions else []
+        parts += [_precision(line)] if recipe(line) in of_precisions and _precision(line) else []
         parts += [_processes(line)] if recipe(line) in of_processes else []
-        parts += line.get("changes", [])
+        parts += [_images(line)] if images(line) in of_images and known(line) else []
+        changes = line.get("changes", [])
+        parts += in_order.setdefault(frozenset(changes), changes)
         found.append(tuple(parts))
     return found
 
@@ -190,6 +203,11 @@ def _edit(line: Line) -> str:
 
 def _precision(line: Line) -> str:
     return str(line.get("precision", "unknown precision"))
+
+
+def _images(line: Line) -> str:
+    """Which of several data sets of one name: two folders may be called alike."""
+    return f"images {line['images_sha256'][:6]}"
 
 
 def _processes(line: Line) -> str:
@@ -239,6 +257,7 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
         ece=over_seeds("ece"),
         validation=over_seeds("balanced_error_validation"),
         superseded=len(group) - len(seeds),
+        mixed=len({run["subset_sha256"] for run in runs.values() if run.get("subset_sha256")}) > 1,
     )
 
 
@@ -259,23 +278,54 @@ def paired(lines: Iterable[Line], baseline: str) -> list[Paired]:
         known = ", ".join(sorted({label for methods in blocks.values() for label in methods}))
         raise UserError(f"no result of the baseline {baseline!r}; there are {known or 'no results'}")
     return [
-        _pair(block, label, by_seed(group), baseline, by_seed(methods[baseline]))
-        for block, methods in blocks.items()
-        if baseline in methods
-        for label, group in methods.items()
-        if label != baseline
+        pair for block, methods in blocks.items() if baseline in methods for pair in _pairs(block, methods, baseline)
     ]
 
 
-def alike_within_seeds(lines: Sequence[Line]) -> list[Line]:
-    """The lines for ``paired``, without their precision where all lines of a seed have the same.
+def paired_with_first(lines: Sequence[Line]) -> list[Paired]:
+    """Compare every other method with that of the first line, wherever this was run, as ``paired`` does.
+
+    In each block the baseline is its first row of that method; runs of one seed count ``alike_within_seeds``.
+    """
+    told_apart = without_shared_changes(lines)[0]
+    found = []
+    for block in dict.fromkeys(map(block_of, told_apart)):
+        here = [line for line in told_apart if block_of(line) == block]
+        of_first = [index for index, line in enumerate(here) if line["method"] == lines[0]["method"]]
+        if of_first:
+            alike = alike_within_seeds(here, labels(_without_precision(here))[of_first[0]])
+            found += _pairs(block, grouped(alike)[block], labels(alike)[of_first[0]])
+    return found
+
+
+def alike_within_seeds(lines: Sequence[Line], baseline: str) -> list[Line]:
+    """The lines for ``paired``, without their precision where the baseline's run of the seed has the same.
 
     Errors of several precisions are not averaged. Their differences may be: each is of two runs of one seed, and there
-    the precision tells nothing apart.
+    the precision tells nothing apart. Where the baseline has a seed in two precisions, they stay told apart.
+
+    Args:
+        baseline: its label where no precision is told apart.
     """
-    of_several = _with_several(lines, lambda line: (block_of(line), line["seed"]), _precision)
-    blocks = {block_of(line) for line in lines if (block_of(line), line["seed"]) in of_several}
-    return [line if block_of(line) in blocks else {**line, "precision": None} for line in lines]
+    without = _without_precision(lines)
+    of_baseline: dict[object, set[str]] = {}
+    for line, label in zip(lines, labels(without), strict=True):
+        if label == baseline:
+            of_baseline.setdefault((block_of(line), line["seed"]), set()).add(_precision(line))
+    return [
+        blank if of_baseline.get((block_of(line), line["seed"]), {_precision(line)}) == {_precision(line)} else line
+        for line, blank in zip(lines, without, strict=True)
+    ]
+
+
+def _without_precision(lines: Sequence[Line]) -> list[Line]:
+    """The lines with a precision that tells nothing apart; what it was is kept beside it."""
+    return [{**line, "precision": "", "ran_in": line.get("precision")} for line in lines]
+
+
+def _pairs(block: Block, methods: Mapping[str, Sequence[Line]], baseline: str) -> list[Paired]:
+    theirs = by_seed(methods[baseline])
+    return [_pair(block, name, by_seed(group), baseline, theirs) for name, group in methods.items() if name != baseline]
 
 
 def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs: dict[int, Line]) -> Paired:
@@ -304,7 +354,8 @@ def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs
 
 
 def _contradict(ours: Line, theirs: Line, key: str) -> bool:
-    return ours.get(key) != theirs.get(key) and None not in (ours.get(key), theirs.get(key))
+    values = [line.get("ran_in", line.get(key)) if key == "precision" else line.get(key) for line in (ours, theirs)]
+    return values[0] != values[1] and None not in values
 
 
 def _classes(line: Line, group: str) -> object:

@@ -59,7 +59,8 @@ class Run:
         log: one object per epoch, in order, each epoch once.
         predictions, features: None when the file is missing or broken.
         recipe: the text of ``recipe.yaml``, with ``…`` for where images lie; empty when missing.
-        head_ratio: share of the classes, by count, that the recipe calls head; the paper's where it does not say.
+        head_ratio: share of the classes, by count, that the recipe calls head, its augmenter before its data; the
+            paper's where it does not say.
         missing: file name -> why there is nothing from it, for the sections that need the file.
     """
 
@@ -216,5 +217,10 @@ def _without_paths(recipe: dict[str, Any]) -> str:
 
 
 def _head_ratio(recipe: dict[str, Any]) -> float:
-    stated = recipe.get("data", {}).get("head_ratio")
-    return stated if isinstance(stated, float) else HEAD_RATIO
+    """That of the last augmenter that has one of its own, else that of the data."""
+    stages = recipe.get("stages")
+    named = [recipe.get("data")]
+    for stage in stages if isinstance(stages, list) else []:
+        named.append(stage.get("augmenter") if isinstance(stage, dict) else None)
+    stated = [part["head_ratio"] for part in named if isinstance(part, dict) and "head_ratio" in part]
+    return stated[-1] if stated and isinstance(stated[-1], float) else HEAD_RATIO

@@ -15,6 +15,7 @@ T_975 = (
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 EQUAL_AND_CLEAR = 6  # seeds; a sign test of five equal signs has p = 0.06
+EQUAL = 1e-3  # points; errors have four decimals, and no test image is as little
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,18 @@ class Difference(Spread):
     wins: int
 
     @property
+    def is_alike(self) -> bool:
+        """Whether all seeds, several, differ by the same."""
+        return self.sd is not None and self.sd < EQUAL
+
+    @property
     def is_clear(self) -> bool:
         """Whether the 95 % confidence interval of the mean leaves out 0; never for a single seed.
 
         Where a few test images make all seeds differ alike, there is no interval, and a sign test has its place.
         """
-        if self.sd == 0:
-            return self.mean != 0 and self.n >= EQUAL_AND_CLEAR
+        if self.is_alike:
+            return abs(self.mean) >= EQUAL and self.n >= EQUAL_AND_CLEAR
         return self.sd is not None and abs(self.mean) > t_975(self.n - 1) * self.sd / math.sqrt(self.n)
 
 
@@ -84,4 +90,4 @@ def difference(figures: Sequence[float | None], baseline: Sequence[float | None]
     whole = spread(gaps)
     if whole is None:
         return None
-    return Difference(mean=whole.mean, sd=whole.sd, n=whole.n, wins=sum(gap < 0 for gap in gaps))
+    return Difference(mean=whole.mean, sd=whole.sd, n=whole.n, wins=sum(gap <= -EQUAL for gap in gaps))

@@ -19,6 +19,7 @@ NOTE = "Top-1 error in per cent of the test set at the last epoch, mean ± sampl
 BEST_NOTE = "Best on test*: the epoch was chosen on the test set itself; shown for comparison only."
 ECE_NOTE = "ECE: mean gap between confidence and accuracy, in per cent; lower is better calibrated."
 VALIDATION_NOTE = "Val.: mean over classes of the error on the images set aside to choose by."
+MIXED_NOTE = "Not all seeds were trained and validated on the same images"
 DIFFERENCE_NOTE = "Difference: ours minus the paper's figure, in percentage points."
 PAIRED_NOTE = (
     "Difference of errors in percentage points over common seeds, mean ± sample sd; negative is better. "
@@ -165,8 +166,15 @@ def _cells(row: Row, headings: Sequence[str]) -> list[str]:
     }
     for heading, attribute in _FIGURES.items():
         figure: Spread | None = getattr(row, attribute)
-        cells[heading] = figure.text() if figure else "–"
+        cells[heading] = _text(figure, row.n)
     return [cells[heading] for heading in headings]
+
+
+def _text(figure: Spread | None, n: int) -> str:
+    """With the number of seeds behind it where that is not the row's."""
+    if figure is None:
+        return "–"
+    return figure.text() if figure.n == n else f"{figure.text()} (n = {figure.n})"
 
 
 def _paired_cells(pair: Paired) -> list[str]:
@@ -197,6 +205,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if any(row.paper is not None for row in rows):
         notes.append(DIFFERENCE_NOTE)
     notes += [f"† {remark}" for remark in dict.fromkeys(row.remark for row in rows if row.remark)]
+    mixed = [f"{row.label} on {row.dataset}" for row in rows if row.mixed]
+    if mixed:
+        notes.append(f"{MIXED_NOTE}: {', '.join(mixed)}.")
     left_out = sum(row.superseded for row in rows)
     if left_out:
         notes.append(f"{left_out} earlier {'line' if left_out == 1 else 'lines'} of the same seed left out.")

@@ -10,6 +10,7 @@ from safa.report import class_charts
 from safa.report.comparison import Comparison
 from safa.report.markup import absent, escaped, table
 from safa.report.sections.pieces import coloured, method_keys
+from safa.report.spread import EQUAL
 from safa.report.svg import responsive
 
 MOST_CLASSES_LISTED = 1000
@@ -62,13 +63,15 @@ def changes(comparison: Comparison) -> str:
     told = "".join(f"<li>{_told_changes(comparison, method)}</li>" for method in others)
     return (
         f"<p>Points of accuracy above or below {escaped(comparison.baseline)}, class by class, most frequent "
-        f"first. Bars take the colour of the group.</p><figure>{chart}</figure><ul>{told}</ul>"
+        f"first, over the seeds that both have. Bars take the colour of the group.</p>"
+        f"<figure>{chart}</figure><ul>{told}</ul>"
     )
 
 
 def _told_changes(comparison: Comparison, method: str) -> str:
     assert comparison.baseline is not None
-    gain = comparison.accuracy(method) - comparison.accuracy(comparison.baseline)
+    gain = comparison.gain(method)
+    gain = np.where(np.abs(gain) < EQUAL, 0.0, gain)
     rare = gain[comparison.groups[comparison.rare_group]]
     up, down, same = (int(kind.sum()) for kind in (rare > 0, rare < 0, rare == 0))
     untested = len(rare) - up - down - same
