@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -147,6 +148,24 @@ def test_compare_takes_a_folder_of_recipes_and_the_baseline_before_it(call, comp
     assert status == 0
     assert printed.count("was finished before") == 4
     assert "against LDAM-DRW-SAFA" in printed
+
+
+def test_a_finished_run_whose_checkpoint_was_deleted_keeps_its_model_and_its_place_on_the_page(
+    call, run, tmp_path, files
+):
+    copied = tmp_path / "out" / run.name
+    shutil.copytree(run, copied)
+    (copied / "checkpoint.pt").unlink()
+    model = (copied / "model.safetensors").read_bytes()
+    status, printed, _ = call("train", files[1], "--out", tmp_path / "out")
+    assert status == 0
+    assert "was finished before" in printed and f"model: {copied / 'model.safetensors'}" in printed
+    assert (copied / "model.safetensors").read_bytes() == model
+    (copied / "model.safetensors").unlink()
+    status, printed, said = call("train", files[1], "--out", tmp_path / "out")
+    assert status == 2
+    assert "page: " in printed
+    assert "delete result.json there, too, and train the recipe again" in said
 
 
 def test_the_models_of_many_runs_are_named_in_one_line():
@@ -311,6 +330,32 @@ def test_your_own_folder_trains_with_a_word_on_what_was_decided(call, files, tmp
 )
 def test_a_path_written_otherwise_is_the_same_data_set_and_a_folder_is_not_taken_for_a_built_in_one(given, path):
     assert training.spelled_once(given) == path
+
+
+def test_a_path_back_from_behind_a_link_is_left_as_it_is(tmp_path, monkeypatch):
+    """There ``..`` is the folder that holds what the link leads to."""
+    for place in ("far/away", "far/photos", "here/photos"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "far" / "away")
+    monkeypatch.chdir(tmp_path / "here")
+    assert training.spelled_once("link/../photos") == "link/../photos"
+    assert training.spelled_once("./photos/../photos/") == "photos"
+    (tmp_path / "here" / "photos").rmdir()
+    assert training.spelled_once("link/../photos") == "link/../photos"
+
+
+def test_predictions_are_utf_8_wherever_they_are_piped_to(run, tmp_path):
+    """On Windows a pipe has the encoding of an old code page, which has no sign for most names."""
+    names = json.loads((run / "data.json").read_text())["class_names"]
+    named = shutil.copytree(run, tmp_path / "run")
+    card = (named / "data.json").read_text()
+    (named / "data.json").write_text(card.replace(json.dumps(names), json.dumps(["\u87fb"] * len(names))))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    arguments = ["predict", str(named), str(tmp_path / "a.png")]
+    code = f"from safa import cli; raise SystemExit(cli.main({arguments!r}))"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert "\u87fb" in done.stdout.decode("utf-8")
 
 
 # --- looking -----------------------------------------------------------------------------------------------
@@ -758,7 +803,10 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("train digits/ce --data x --set data.name=y", "data.name is set twice, by --set data.name=y and by its own"),
         ("train --resume absent --out runs", "--out cannot change a run that is resumed"),
         ("train digits/ce --imbalance_factor 100 --set data.profile=as_found", "imbalance_factor 100 cuts nothing"),
-        ("data digits --imbalance_factor 50 --profile as_found", "imbalance_factor 50 cuts nothing"),
+        (
+            "data digits --imbalance_factor 50 --profile as_found",
+            "imbalance_factor 50 cuts nothing where data.profile is as_found; leave it out, or cut a tail with --pr",
+        ),
         ("train digits/ce --seed -1", "--seed must be a whole number of at least 0, got '-1'"),
         ("train digits/ce --seed one", "--seed must be a whole number of at least 0, got 'one'"),
         ("train digits/ce --threads 0", "--threads must be a whole number of at least 1, got '0'"),

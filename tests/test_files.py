@@ -13,7 +13,7 @@ import pytest
 
 from safa import files
 from safa.errors import UserError
-from safa.files import alone_in, read_json, refuse_unwritable, remove_halves, write_atomically
+from safa.files import alone_in, expanded, read_json, refuse_unwritable, remove_halves, write_atomically
 
 # A process that may write files of at most 1,000 bytes: the disk is full for anything longer.
 FULL_DISK = """
@@ -211,6 +211,20 @@ def test_what_is_no_file_is_written_into_and_stays_what_it_is(tmp_path):
     assert pipe.is_fifo()
     write_atomically(Path(os.devnull), b"new")
     assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout")
+def test_what_stands_in_a_file_that_standard_output_goes_to_stays(tmp_path):
+    code = "from pathlib import Path; from safa.files import write_atomically as w; w(Path('/dev/stdout'), b'new')"
+    (tmp_path / "all.csv").write_text("old ")
+    with (tmp_path / "all.csv").open("a") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert (tmp_path / "all.csv").read_text() == "old new"
+
+
+def test_a_home_that_nobody_has_is_a_name_like_any_other():
+    assert expanded("~nobodyhere/photos") == Path("~nobodyhere/photos")
+    assert expanded("~/photos") == Path.home() / "photos"
 
 
 def test_where_a_file_that_is_open_cannot_be_deleted_the_lock_stays_and_is_free(tmp_path, monkeypatch):

@@ -320,6 +320,17 @@ def test_a_folder_of_own_recipes_stands_for_all_in_it(tmp_path):
     assert [*library.select(str(tmp_path / "mine"))] == ["a", "b", "deep/c"]
 
 
+def test_what_runs_keep_in_a_folder_of_own_recipes_is_no_recipe_of_it(tmp_path):
+    for name in ("b.yml", "a.yaml", ".hidden/c.yaml", "runs/a-seed0/recipe.yaml", "deep/recipe.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("method: CE\n", encoding="utf-8")
+    (tmp_path / "runs" / "a-seed0" / "data.json").touch()
+    assert [*library.select(str(tmp_path))] == ["a", "b", "deep/recipe"]
+    (tmp_path / "a.yml").touch()
+    with pytest.raises(UserError, match=r"a\.yaml and .*a\.yml are two recipes of one name; rename one of them"):
+        library.select(str(tmp_path))
+
+
 @pytest.mark.parametrize(("folder", "match"), [(".", "holds no recipe"), ("tabl6", "no recipe is called")])
 def test_a_folder_without_recipes_is_refused(folder, match, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

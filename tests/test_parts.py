@@ -174,6 +174,32 @@ def test_a_mistake_in_the_augmentation_is_found_before_training(augmentation, me
     assert message in refused(parts_of(Stage(1), data=data))
 
 
+class Scaling:
+    """An augmentation that gives what networks take, not what it is given."""
+
+    def __init__(self, first: bool = False) -> None:
+        self.first = first
+
+    def __call__(self, images, generator):
+        return images.permute(0, 3, 1, 2) if self.first else images.float() / 255
+
+
+@pytest.mark.parametrize(
+    ("options", "got"),
+    [({}, "(2, 8, 8, 3) of torch.float32"), ({"first": True}, "(2, 3, 8, 8) of torch.uint8")],
+    ids=["floats", "channels first"],
+)
+def test_an_augmentation_of_ones_own_that_gives_other_images_is_found_before_training(
+    options, got, parts_of, tiny_data
+):
+    own = Named("tests.test_parts:Scaling", options)
+    data = replace(tiny_data, spec=replace(tiny_data.spec, augmentation=own))
+    assert refused(parts_of(Stage(1), data=data)) == (
+        "augmentation 'tests.test_parts:Scaling' must give images as it is given them, shape (2, 8, 8, 3) of "
+        f"torch.uint8; it gives {got}"
+    )
+
+
 def test_a_loss_and_a_head_of_different_scale_are_refused(parts_of):
     message = refused(parts_of(Stage(1, loss=Named("ldam", {"scale": 20}))))
     assert message == "loss 'ldam' has scale 20 but the cosine head has 30; make them equal"

@@ -238,6 +238,9 @@ def test_a_factor_that_is_asked_for_must_cut_a_tail(load):
     assert load(as_found).data.imbalance_factor == 20
     with pytest.raises(UserError, match="imbalance_factor 50 cuts nothing where data.profile is as_found"):
         load(as_found, "data.imbalance_factor=50")
+    with pytest.raises(UserError, match="largest 5 cuts nothing where data.profile is as_found"):
+        load(as_found, "data.largest=5")
+    assert load(as_found, "data.largest=null").data.largest is None
     assert load(as_found, "data.imbalance_factor=50", "data.profile=step").data.imbalance_factor == 50
 
 

@@ -600,7 +600,10 @@ def test_a_run_is_evaluated_with_the_classifier_of_its_last_stage(
 
 def test_a_run_without_a_checkpoint_is_not_evaluated_as_if_it_were_trained(copied):
     (copied / CHECKPOINT).unlink()
-    with pytest.raises(UserError, match="has no checkpoint.pt: it was deleted; train the recipe again"):
+    with pytest.raises(
+        UserError,
+        match="has no checkpoint.pt: it was deleted; delete result.json there, too, and train the recipe again",
+    ):
         runs.evaluate_run(copied)
 
 

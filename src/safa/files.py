@@ -12,6 +12,9 @@ from typing import Any
 
 from safa.errors import UserError
 
+RECIPE, CARD = "recipe.yaml", "data.json"
+"""What a run's folder keeps from its beginning on: its recipe, and what its images are."""
+
 # Seconds to wait for a folder: processes that decode images for a killed one hold it until they notice, within five.
 LOCK_TIMEOUT = 6.0
 
@@ -24,13 +27,13 @@ _REWRITE = (
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write beside the file, flush to the disk, then take its name: a reader sees the old content or the new one.
 
-    Of a link the file it leads to is written; what is no file, as ``/dev/stdout``, is written into.
+    Of a link the file it leads to is written; what is no file, or a descriptor as ``/dev/stdout``, is written into.
 
     Raises:
         UserError: for a full disk or a folder that cannot be written; what stood at ``path`` is untouched.
     """
     _refuse_folder(path)
-    if path.exists() and not path.is_file():
+    if _is_descriptor(path) or (path.exists() and not path.is_file()):
         _write_into(path, content)
         return
     if path.is_symlink():
@@ -52,12 +55,25 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             beside.unlink()
 
 
+def _is_descriptor(path: Path) -> bool:
+    """Whether it is what a process has open; a file behind it may have been written to by others."""
+    return path.parts[:2] in (("/", "dev"), ("/", "proc"))
+
+
 def _write_into(device: Path, content: bytes | memoryview) -> None:
     try:
-        with device.open("wb") as stream:
+        with device.open("ab") as stream:
             stream.write(content)
     except OSError as error:
         raise UserError(f"cannot write {device}: {error.strerror or error}") from error
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with a leading ``~`` in place of a home folder, as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def readable(name: str) -> str:

@@ -11,9 +11,7 @@ from typing import Any
 from safa import recipe as recipes
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
-from safa.files import read_json, readable, write_atomically
-
-_RUN_FILES = ("recipe.yaml", "data.json")
+from safa.files import CARD, RECIPE, expanded, read_json, readable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Job:
 
 def dataset_name(data: LongTailed) -> str:
     """The data set as tables and pages call it: of a path the last part, for they may leave the machine."""
-    path = Path(data.source.name).expanduser()
+    path = expanded(data.source.name)
     return readable(path.name if path.name not in ("", "..") else path.resolve().name)
 
 
@@ -46,8 +44,8 @@ def job_of(folder: Path, root: str | None = None) -> Job:
         UserError: if it is not the folder of a run.
     """
     _check_folder(folder)
-    recipe = recipes.load(folder / "recipe.yaml", [recipes.override("data.root", root)] if root else [])
-    described = read_json(folder / "data.json")
+    recipe = recipes.load(folder / RECIPE, [recipes.override("data.root", root)] if root else [])
+    described = read_json(folder / CARD)
     return Job(str(described.get("recipe", folder.name)), recipe, folder, tuple(described.get("changes", ())))
 
 
@@ -55,7 +53,7 @@ def _check_folder(run: Path) -> None:
     if not run.is_dir():
         wrong = "is a file" if run.exists() else "does not exist"
         raise UserError(f"{run} {wrong}; give the folder that a training run wrote")
-    lacking = [name for name in _RUN_FILES if not (run / name).is_file()]
+    lacking = [name for name in (RECIPE, CARD) if not (run / name).is_file()]
     if lacking:
         runs = sorted(path.parent.name for path in run.glob("*/recipe.yaml"))
         inside = f" (did you mean one of those inside: {', '.join(runs[:5])}?)" if runs else ""
@@ -87,14 +85,14 @@ def describe(job: Job, data: LongTailed) -> None:
         "skipped": list(source.skipped),
         "notes": list(source.notes),
     }
-    write_atomically(job.folder / "recipe.yaml", recipes.dump(job.recipe, defaults=True).encode())
-    write_atomically(job.folder / "data.json", json.dumps(described).encode())
+    write_atomically(job.folder / RECIPE, recipes.dump(job.recipe, defaults=True).encode())
+    write_atomically(job.folder / CARD, json.dumps(described).encode())
     write_atomically(job.folder / "subset.json", data.subset.to_json().encode())
 
 
 def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
     """Raise a UserError, with the way out, unless the data are those that the job's folder was made for."""
-    described = read_json(job.folder / "data.json")
+    described = read_json(job.folder / CARD)
     known = {"subset_sha256": data.subset.sha256, "images_sha256": data.source.fingerprint}
     if any(described.get(name) != value for name, value in known.items()):
         raise UserError(f"the images of {data.source.name} differ from those {job.folder} was trained on; {way_out}")
@@ -105,7 +103,7 @@ def refuse_another_recipe(job: Job) -> None:
 
     Where the images lie and how often it is tested may differ.
     """
-    path = job.folder / "recipe.yaml"
+    path = job.folder / RECIPE
     if path.exists() and _essence(recipes.load(path)) != _essence(job.recipe):
         raise UserError(f"{job.folder} holds a run of another recipe; name another folder with --out, or delete it")
 

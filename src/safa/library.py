@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from safa.errors import UserError, closest
+from safa.files import CARD, RECIPE
+
+ENDINGS = (".yaml", ".yml")
 
 
 def folder() -> Path:
@@ -14,8 +17,30 @@ def folder() -> Path:
 
 
 def files(root: Path) -> dict[str, Path]:
-    """Every recipe in a folder of recipes by its name, e.g. ``digits/ldam-drw``."""
-    return dict(sorted((path.relative_to(root).with_suffix("").as_posix(), path) for path in root.rglob("*.yaml")))
+    """Every recipe in a folder of recipes by its name, e.g. ``digits/ldam-drw``; those that runs keep are none.
+
+    Raises:
+        UserError: if two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(path for ending in ENDINGS for path in root.rglob(f"*{ending}")):
+        within = path.relative_to(root)
+        if _is_hidden(within) or _is_of_a_run(path):
+            continue
+        name = within.with_suffix("").as_posix()
+        if name in found:
+            raise UserError(f"{found[name]} and {path} are two recipes of one name; rename one of them")
+        found[name] = path
+    return dict(sorted(found.items()))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """A run keeps its recipe beside what it was trained on."""
+    return path.name == RECIPE and path.with_name(CARD).exists()
 
 
 def names() -> list[str]:
@@ -32,7 +57,7 @@ def find(name: str) -> tuple[str, Path]:
     if name in names():
         return name, folder() / f"{name}.yaml"
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in ENDINGS:
         if path.is_file():
             return path.stem, path
         raise UserError(f"there is no recipe file {name}")

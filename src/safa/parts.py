@@ -117,8 +117,17 @@ class Parts:
             model(torch.zeros(1, 3, size, size))
 
     def _try_augmentation(self) -> None:
-        size = self.data.source.image_size
-        self._augmentation()(torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.Generator())
+        size, name = self.data.source.image_size, self.data.augmentation.name
+        images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        augmentation = self._augmentation()
+        with _explained(f"augmentation {name!r} cannot take images of shape {tuple(images.shape)}"):
+            made = augmentation(images, torch.Generator())
+        if not (isinstance(made, Tensor) and made.shape == images.shape and made.dtype == images.dtype):
+            got = f"{tuple(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+            raise UserError(
+                f"augmentation {name!r} must give images as it is given them, shape {tuple(images.shape)} of "
+                f"{images.dtype}; it gives {got}"
+            )
 
     def _tried_head(self, spec: recipes.Named, model: nn.Module, index: int) -> nn.Module:
         """A stage's classifier that has taken over the one before it, if it does that, on made-up features."""

@@ -224,8 +224,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(plain, override)
     recipe = from_plain(plain, str(path))
-    if any(override.startswith("data.imbalance_factor=") for override in overrides):
-        check_factor_counts(recipe.data)
+    asked = [override.partition("=")[0].removeprefix("data.") for override in overrides if override.startswith("data.")]
+    refuse_idle_cuts(recipe.data, asked)
     return recipe
 
 
@@ -284,19 +284,26 @@ def learning_rate(schedule: Schedule, epoch: int, epochs: int) -> float:
     return schedule.lr * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
 
 
-def check_factor_counts(data: Data) -> None:
-    """Refuse an imbalance factor that was asked for but cuts nothing.
+def refuse_idle_cuts(data: Data, asked: Sequence[str], profile: str = "data.profile=exponential") -> None:
+    """Refuse settings of a tail that were asked for where none is cut.
 
-    A recipe may name one beside ``as_found``, as that of a run does, which names everything.
+    A recipe may name them beside ``as_found``, as that of a run does, which names everything.
+
+    Args:
+        data: what the recipe says.
+        asked: keys of ``data``; those that decide how a tail is cut count.
+        profile: how to ask for a tail.
 
     Raises:
         UserError: if the classes keep the images they have.
     """
-    if data.profile == "as_found":
-        raise UserError(
-            f"imbalance_factor {data.imbalance_factor:g} cuts nothing where data.profile is as_found; leave it out, "
-            "or cut a tail with data.profile=exponential"
-        )
+    cutting = {key: getattr(data, key) for key in asked if key in ("imbalance_factor", "largest", "order")}
+    for key, value in cutting.items():
+        if value is not None and data.profile == "as_found":
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UserError(
+                f"{key} {shown} cuts nothing where data.profile is as_found; leave it out, or cut a tail with {profile}"
+            )
 
 
 class _Loader(yaml.SafeLoader):

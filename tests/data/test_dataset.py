@@ -27,7 +27,11 @@ def folder(tmp_path):
             for name, number in zip(("cat", "dog"), numbers, strict=True):
                 (tmp_path / split / name).mkdir(parents=True)
                 for i in range(number):
-                    pixels = np.random.RandomState([*split.encode(), i]).randint(0, 256, (8, 8, 3)).astype(np.uint8)
+                    pixels = (
+                        np.random.RandomState([*split.encode(), *name.encode(), i])
+                        .randint(0, 256, (8, 8, 3))
+                        .astype(np.uint8)
+                    )
                     Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
         return tmp_path
 

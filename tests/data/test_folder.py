@@ -185,6 +185,28 @@ def test_links_that_lead_in_circles_or_to_other_classes_are_not_entered_twice(th
     assert np.bincount(load_source(str(three), image_size=32).train.labels).tolist() == [3, 2, 4]
 
 
+def test_a_folder_deep_in_one_class_that_another_links_to_is_refused(three):
+    (three / "train" / "bee" / "deep").mkdir()
+    paint(three / "train" / "bee" / "deep" / "more.png", value=90)
+    (three / "train" / "ant" / "more").symlink_to(three / "train" / "bee" / "deep")
+    with pytest.raises(UserError) as error:
+        load_source(str(three))
+    ant, bee = three / "train" / "ant" / "more", three / "train" / "bee" / "deep"
+    assert str(error.value) == (
+        f"{str(ant)!r} and {str(bee)!r} are one folder, reached from two classes; remove the link that leads to "
+        "another class"
+    )
+
+
+def test_the_folder_that_runs_are_written_to_beside_class_folders_is_no_class(tmp_path):
+    fill(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "runs" / "x-seed0").mkdir(parents=True)
+    (tmp_path / "runs" / "x-seed0" / "recipe.yaml").touch()
+    source = load_source(str(tmp_path))
+    assert source.class_names == ("a", "b")
+    assert "folders that hold runs are no classes: runs" in source.notes
+
+
 def test_a_class_folder_may_itself_be_a_link(tmp_path):
     fill(tmp_path / "elsewhere", {"images": 5})
     fill(tmp_path / "data", {"a": 5})
@@ -239,6 +261,13 @@ def test_a_class_that_is_not_among_the_training_classes_is_named(three, split):
     paint(three / split / "dog" / "x.png")
     with pytest.raises(UserError, match=r"has the class 'dog', which is not among the training classes ant, bee, cat;"):
         load_source(str(three))
+
+
+def test_names_that_look_alike_are_shown_as_they_are_written(tmp_path):
+    fill(tmp_path / "train", {"caf\u00e9": 3, "tea": 3})
+    fill(tmp_path / "test", {"cafe\u0301": 1, "tea": 1})
+    with pytest.raises(UserError, match=r"to the letter: 'cafe\\u0301' is not 'caf\\xe9'$"):
+        load_source(str(tmp_path))
 
 
 def test_a_test_folder_without_images_is_named(tmp_path):
@@ -379,6 +408,12 @@ def test_a_copy_within_a_class_that_a_test_split_is_cut_from_is_remarked(tmp_pat
     for index in range(5):  # two of the ten are kept for the test; the twin of one is among the other eight
         shutil.copy(tmp_path / "a" / f"{index:03d}.png", tmp_path / "a" / f"{index:03d}-copy.png")
     assert any("of 3 test images are training images, too" in note for note in load_source(str(tmp_path)).notes)
+
+
+def test_copies_among_the_training_images_are_counted(three):
+    assert not load_source(str(three)).notes[1:]
+    shutil.copy(three / "train" / "ant" / "000.png", three / "train" / "ant" / "copy.png")
+    assert "1 of 10 training images are copies of others; keep one of each" in load_source(str(three)).notes[-1]
 
 
 def test_images_that_stay_on_disk_are_told_apart_by_their_content(three):

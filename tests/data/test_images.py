@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from safa.data.images import CorruptImageError, check_header, decode, decode_bytes, in_threads
 from safa.errors import UserError
@@ -137,6 +137,18 @@ def test_exif_rotation_is_applied(tmp_path, orientation, corner):
     row, column = corner
     assert upright[16 * row + 8, 16 * column + 8]
     assert upright.sum() == 16 * 16
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_turned_tiff_is_what_a_turned_png_is(tmp_path, mode, orientation):
+    values = np.random.RandomState(0).randint(0, 256, (40, 60, 3)).astype(np.uint8)
+    image, exif = Image.fromarray(values).convert(mode), Image.Exif()
+    exif[0x0112] = orientation
+    turned = ImageOps.exif_transpose(Image.open(save(image.convert("RGB"), tmp_path / "b.png", exif=exif)))
+    found = decode(save(image, tmp_path / "a.tif", exif=exif))
+    assert found.shape == (3, 60, 40)
+    assert np.array_equal(found, np.asarray(turned.convert("RGB")).transpose(2, 0, 1))
 
 
 def test_a_damaged_exif_block_does_not_cost_the_image(tmp_path):

@@ -122,6 +122,10 @@ def test_an_image_that_is_spelt_in_two_ways_is_one_image(images, monkeypatch, ag
         ),
         (["path,label", "x.png,a"], "has one class, 'a'"),
         (
+            ["path,label", "x.png,caf\u00e9", "y.png,cafe\u0301"],
+            r"in two ways, 'cafe\\u0301' and 'caf\\xe9'; write it in one",
+        ),
+        (
             ["path,label,split", "x.png,a,train", "y.png,b,test"],
             "1 of 2 classes .* have no training image: b",
         ),

@@ -40,7 +40,7 @@ def data(
         plain["imbalance_factor"] = imbalance_factor
     spec = recipes.from_plain({"method": "none", "stages": [{"epochs": 0}], "data": plain}).data
     if imbalance_factor is not None:
-        recipes.check_factor_counts(spec)
+        recipes.refuse_idle_cuts(spec, ["imbalance_factor"], "--profile exponential")
     loaded = load(spec)
     described = tail.describe(loaded.source.class_names, loaded.subset.class_counts, spec.head_ratio)
     say(f"{tail.render(described)}\n\n{_held_out(loaded)}")

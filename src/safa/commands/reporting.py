@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safa.commands.console import out, say, warn
 from safa.errors import UserError
-from safa.files import refuse_unwritable_file
+from safa.files import RECIPE, refuse_unwritable_file
 from safa.report.lines import RESULT
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _runs_inside(path: str) -> list[str]:
 
 
 def _is_run(folder: Path) -> bool:
-    return _is_finished(folder) or (folder / "recipe.yaml").exists()
+    return _is_finished(folder) or (folder / RECIPE).exists()
 
 
 def _is_finished(folder: Path) -> bool:

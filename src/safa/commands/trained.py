@@ -49,6 +49,8 @@ def predict(
         warn(note)
     found = predict.predict_paths(deployed, [Path(path) for path in paths], top=top, on_corrupt=on_corrupt, say=warn)
     if output is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names are data here, whatever the terminal can show
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         writers[format](found, sys.stdout)
         return 0
     text = io.StringIO(newline="")

@@ -154,8 +154,15 @@ def spelled_once(data: str | None) -> str | None:
     """
     from safa.catalog import DATASETS
 
-    path = os.path.normpath(data) if data else data
-    return data if path in DATASETS else path
+    if not data:
+        return data
+    path = os.path.normpath(data)
+    return data if path in DATASETS or _leads_elsewhere(data, path) else path
+
+
+def _leads_elsewhere(data: str, path: str) -> bool:
+    """Behind a link, ``..`` is another folder than one reads."""
+    return Path(data).exists() and not (Path(path).exists() and Path(path).samefile(data))
 
 
 def _folder(name: str, recipe: Recipe, options: dict[str, Any]) -> Path:
@@ -203,17 +210,20 @@ def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
 
 def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
     """What every training ends with: the table, the page and the model files."""
+    from safa.checkpoint import CHECKPOINT
     from safa.deploy import export, network
     from safa.report import tables
     from safa.report.page import write_page
     from safa.report.rows import summarise
 
-    models = [job.folder / "model.safetensors" for job in jobs]
-    for model in models:  # anew, for one that is there may have been exported before the run was finished
-        export.export(network.load_run(model.parent), "safetensors", model)
     out.print(tables.to_rich(summarise(lines), out.width))
     write_page([job.folder for job in jobs], page, baseline)
-    say(f"page:  {page}\n{_listed(models)}")
+    say(f"page:  {page}")
+    models = [job.folder / "model.safetensors" for job in jobs]
+    for model in models:  # anew, for one that is there may have been exported before the run was finished
+        if not model.exists() or (model.parent / CHECKPOINT).exists():  # whoever is short of room deletes checkpoints
+            export.export(network.load_run(model.parent), "safetensors", model)
+    say(_listed(models))
 
 
 def _listed(models: Sequence[Path]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safa.errors import UserError
-from safa.files import write_atomically
+from safa.files import expanded, write_atomically
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[Any]]
 def cache_folder() -> Path:
     """``SAFA_CACHE`` if set, else ``.cache/safa`` in the home folder."""
     named = os.environ.get("SAFA_CACHE")
-    return Path(named).expanduser() if named else Path("~/.cache/safa").expanduser()
+    return expanded(named or "~/.cache/safa")
 
 
 def cached_arrays(name: str, files: Sequence[Path], build: Callable[[], Arrays]) -> Arrays:

@@ -16,6 +16,7 @@ from safa.data import images as image_files
 from safa.data.cache import Arrays, cached_arrays
 from safa.data.types import ByteArray, Split
 from safa.errors import UserError
+from safa.files import expanded
 
 Name = Literal["cifar10", "cifar100"]
 
@@ -61,7 +62,7 @@ def load(name: Name, root: str | None) -> tuple[Split, Split]:
     named = root or os.environ.get("SAFA_DATA")
     if not named:
         return _from_hub(name)
-    folder = Path(named).expanduser()
+    folder = expanded(named)
     if not folder.is_dir():
         raise UserError(f"no folder {str(folder)!r} to read {name} from; pass an existing root or set SAFA_DATA")
     return _from_parquet(name, folder) or _from_batches(name, folder) or _nothing_found(name, folder)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from safa.data.images import EXTENSIONS
 from safa.data.listing import SPLIT_NAMES, Listing, first_few
 from safa.data.types import Split
 from safa.errors import UserError
+from safa.files import RECIPE
+
+Identity = tuple[int, int]  # of a folder, whatever path leads there
 
 
 def list_folder(root: Path, name: str) -> Listing:
@@ -35,20 +40,21 @@ def list_folder(root: Path, name: str) -> Listing:
         if present:
             raise UserError(f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/")
         train, notes = root, ("there is no train/ folder: the class folders are taken as the training split",)
-    class_names = _class_names(train)
+    class_folders = _class_folders(train, beside_runs=train == root)
+    class_names = _names(class_folders)
     others = Counter[str]()
     notes = (*notes, *_beside(root, [train, *found.values()]))
-    splits = {"train": _list_split(train, root, class_names, others)}
+    splits = {"train": _list_split(train, class_folders, root, class_names, others)}
     for kind in ("validation", "test"):
         if kind in found:
-            splits[kind] = _list_split(found[kind], root, class_names, others)
+            splits[kind] = _list_split(found[kind], _folders(found[kind]), root, class_names, others)
             _require_images(found[kind], splits[kind])
     notes = (*notes, *_passed_over(others))
     return Listing(name=name, base=root, class_names=class_names, splits=splits, notes=notes)
 
 
 def images_in(
-    folder: Path, entered: set[tuple[int, int]] | None = None, others: Counter[str] | None = None
+    folder: Path, entered: dict[Identity, Path] | None = None, others: Counter[str] | None = None
 ) -> Iterator[Path]:
     """Files that are images by their extension, in a folder and deep down, sorted within each folder.
 
@@ -56,18 +62,18 @@ def images_in(
 
     Args:
         folder: where to look.
-        entered: identities of the folders not to enter, which grow by those that are: a link may lead back.
+        entered: the folders not to enter, which grow by those that are: a link may lead back.
         others: grows by the files that are no images, counted by their extensions.
 
     Raises:
         UserError: if a folder cannot be read.
     """
-    entered = {_identity(folder)} if entered is None else entered
+    entered = {_identity(folder): folder} if entered is None else entered
     for entry in _entries(folder):
         path = Path(entry.path)
         if _is_folder(entry):
             if _identity(path) not in entered:
-                entered.add(_identity(path))
+                entered[_identity(path)] = path
                 yield from images_in(path, entered, others)
         elif path.suffix.lower() in EXTENSIONS:
             yield path
@@ -90,10 +96,19 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _class_names(train: Path) -> tuple[str, ...]:
-    classes = _folders(train)
-    if not classes:
+def _class_folders(train: Path, *, beside_runs: bool) -> list[Path]:
+    """The folders of the classes; beside them may lie the folder that runs on them are written to."""
+    folders = [folder for folder in _folders(train) if not (beside_runs and _holds_runs(folder))]
+    if not folders:
         raise UserError(f"no class folders in {str(train)!r}; expected one folder per class with its images inside")
+    return folders
+
+
+def _holds_runs(folder: Path) -> bool:
+    return any(_is_folder(entry) and Path(entry.path, RECIPE).is_file() for entry in _entries(folder))
+
+
+def _names(classes: list[Path]) -> tuple[str, ...]:
     for folder in classes:
         try:
             folder.name.encode()
@@ -115,22 +130,39 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in entries if _is_folder(entry))
 
 
-def _list_split(folder: Path, root: Path, class_names: tuple[str, ...], others: Counter[str]) -> Split:
-    classes = _folders(folder)
+def _list_split(
+    folder: Path, classes: list[Path], root: Path, class_names: tuple[str, ...], others: Counter[str]
+) -> Split:
     unknown = [path.name for path in classes if path.name not in class_names]
     if unknown:
         raise UserError(
             f"{str(folder)!r} has the class {unknown[0]!r}, which is not among the training classes "
-            f"{first_few(class_names)}; the folders of all splits need the same names"
+            f"{first_few(class_names)}; the folders of all splits need the same names{_spellings(unknown, class_names)}"
         )
     # Links that lead back here must not pour other classes' images into this one.
-    entered = {_identity(path) for path in (root, folder, *classes)}
+    known = {_identity(path): path for path in (root, folder, *classes)}
+    inside: dict[Identity, Path] = {}
     paths, labels = list[Path](), list[int]()
     for class_folder in classes:
+        entered = dict(known)
         found = list(images_in(class_folder, entered, others))
+        deeper = {identity: path for identity, path in entered.items() if identity not in known}
+        for identity in deeper.keys() & inside.keys():
+            raise UserError(
+                f"{str(inside[identity])!r} and {str(deeper[identity])!r} are one folder, reached from two classes; "
+                "remove the link that leads to another class"
+            )
+        inside |= deeper
         paths += found
         labels += [class_names.index(class_folder.name)] * len(found)
     return Split(np.array(labels, dtype=np.int64), paths=tuple(paths))
+
+
+def _spellings(unknown: list[str], class_names: tuple[str, ...]) -> str:
+    """Two names that look alike, as they are written: a Mac may take letters and their accents apart."""
+    form = partial(unicodedata.normalize, "NFC")
+    alike = [(ours, theirs) for ours in unknown for theirs in class_names if form(ours) == form(theirs)]
+    return f" to the letter: {alike[0][0]!a} is not {alike[0][1]!a}" if alike else ""
 
 
 def _beside(root: Path, splits: list[Path]) -> Iterator[str]:
@@ -141,6 +173,9 @@ def _beside(root: Path, splits: list[Path]) -> Iterator[str]:
             place = f"{folder.name}/" if folder != root else "the folder itself"
             yield f"{len(loose)} images in {place} are in no class folder, and not used: {first_few(loose)}"
     further = [folder.name for folder in _folders(root) if folder not in splits] if root not in splits else []
+    runs = [folder.name for folder in _folders(root) if _holds_runs(folder)] if root in splits else []
+    if runs:
+        yield f"folders that hold runs are no classes: {first_few(runs)}"
     if further:
         yield f"folders that are no split by their names are not used: {first_few(further)}"
 
@@ -179,6 +214,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path) -> Identity:
     status = path.stat()
     return status.st_dev, status.st_ino

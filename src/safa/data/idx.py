@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from safa.data.types import Split
 from safa.errors import UserError
+from safa.files import expanded
 
 # Where Debian's package dataset-fashion-mnist puts the files.
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -71,9 +72,9 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
 def _fashion_folder(root: str | None) -> Path:
     data = os.environ.get("SAFA_DATA")
     if root is not None:
-        candidates = [Path(root).expanduser(), Path(root).expanduser() / "fashion-mnist"]
+        candidates = [expanded(root), expanded(root) / "fashion-mnist"]
     else:
-        candidates = [Path(data).expanduser() / "fashion-mnist"] if data else []
+        candidates = [expanded(data) / "fashion-mnist"] if data else []
         candidates.append(DEBIAN_FOLDER)
     for folder in candidates:
         if _find(folder, "train", "images", 3) is not None:

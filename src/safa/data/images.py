@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from pathlib import Path
@@ -91,7 +91,7 @@ def check_header(path: str | Path) -> None:
 
     def read() -> None:
         _require_content(Path(path).stat().st_size)
-        with Image.open(path) as image:
+        with _opened(Path(path)) as image:
             # Some cameras write past the end mark, so a missing mark is a suspicion that decoding settles.
             if not _has_end_mark(Path(path), image.format):
                 image.load()
@@ -139,13 +139,20 @@ def _guarded(name: str, read: Callable[[], R]) -> R:
 
 def _decode_file(path: Path, image_size: int | None) -> ByteArray:
     _require_content(path.stat().st_size)
-    with Image.open(path) as image:
+    with _opened(path) as image:
         if image_size is None:
             return _channels_first(_to_rgb(image))
         # JPEG can be decoded at half, quarter, … size; twice the target leaves the result visually the same.
         target = 2 * round(image_size * _RESIZE_RATIO)
         image.draft(None, (target, target))
         return _channels_first(_centre_square(_to_rgb(image), image_size))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """By its file, not its name: Pillow maps a named file into memory, and turned TIFFs come out scrambled."""
+    with path.open("rb") as file, Image.open(file) as image:
+        yield image
 
 
 def _has_end_mark(path: Path, image_format: str | None) -> bool:

@@ -202,8 +202,17 @@ def _dark(sample: ByteArray) -> tuple[str, ...]:
 
 
 def _overlaps(listing: Listing, splits: Mapping[str, Split], hashes: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
-    """A note on each split that has images of the training split in it: what is measured on them flatters."""
+    """A note on each split that has images of the training split in it: what is measured on them flatters.
+
+    So does what is measured on a validation split that is cut from training images of which there are copies.
+    """
     trained = set(hashes["train"])
+    copies = len(hashes["train"]) - len(trained)
+    if copies:
+        yield (
+            f"{copies} of {len(hashes['train'])} training images are copies of others; keep one of each, or a "
+            "validation split that is cut from them has images that are trained on"
+        )
     for kind in ("validation", "test"):
         twice = [place for place, image in enumerate(hashes.get(kind, ())) if image in trained]
         if twice:

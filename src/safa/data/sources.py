@@ -13,6 +13,7 @@ from safa.data.longtail import count_labels
 from safa.data.pixels import fingerprint, statistics
 from safa.data.types import Channels, Source, Split
 from safa.errors import UserError, closest
+from safa.files import expanded
 
 __all__ = ["BUILT_IN", "OnCorrupt", "Source", "Split", "load_source"]
 
@@ -51,7 +52,7 @@ def load_source(
     _check_options(image_size, on_corrupt)
     if name in BUILT_IN:
         return _built_in(name, root, image_size)
-    found, base = _located(name, Path(root).expanduser() if root else None)
+    found, base = _located(name, expanded(root) if root else None)
     files = folder.list_folder(found, name) if found.is_dir() else table.list_table(found, name, base)
     if root:  # of two copies, it says which
         files = replace(files, notes=(f"the data set is read from {str(found)!r}", *files.notes))
@@ -103,7 +104,7 @@ def _source(
 
 def _located(name: str, root: Path | None) -> tuple[Path, Path]:
     """Where the data set ``name`` lies, and what the relative paths of a CSV file start from."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if root is not None and not root.is_dir():
         raise UserError(f"root is the folder to look for {name!r} in, but there is no folder {str(root)!r}")
     places = [path] if root is None else _places_in(root, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def _check_unique(file: Path, rows: list[Row], base: Path) -> None:
 def _classes(file: Path, rows: list[Row]) -> tuple[tuple[str, ...], dict[str, int]]:
     """Class names in the order of their ids, and the id of every label as it is written."""
     written = sorted({label for _, _, label, _ in rows})
+    _refuse_twins(file, written)
     if not all(map(_is_integer, written)):
         return tuple(written), {label: class_id for class_id, label in enumerate(written)}
     ids = {label: int(label) for label in written}
@@ -114,6 +116,17 @@ def _classes(file: Path, rows: list[Row]) -> tuple[tuple[str, ...], dict[str, in
             f"count from 0 without a gap (class names may be anything)"
         )
     return tuple(map(str, range(len(known)))), ids
+
+
+def _refuse_twins(file: Path, labels: list[str]) -> None:
+    """Names that look alike and are not: letters with accents, and letters and accents apart, as a Mac may write."""
+    first: dict[str, str] = {}
+    for label in labels:
+        known = first.setdefault(unicodedata.normalize("NFC", label), label)
+        if known != label:
+            raise UserError(
+                f"{str(file)!r} writes the label {label!r} in two ways, {known!a} and {label!a}; write it in one"
+            )
 
 
 def _merged(ids: dict[str, int]) -> tuple[str, ...]:

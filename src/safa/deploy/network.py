@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from safa import assembly, checkpoint
 from safa import recipe as recipes
 from safa.errors import UserError
-from safa.files import read_json
+from safa.files import CARD, read_json
 from safa.job import job_of
 from safa.plan import epochs_trained
 from safa.report.lines import RESULT
@@ -106,7 +106,7 @@ def load_run(run: Path) -> Deployed:
     """
     run = Path(run)
     recipe, state = job_of(run).recipe, load_state(run)
-    card = Card.from_plain(read_json(run / "data.json"), _model_in(recipe, state), str(run / "data.json"))
+    card = Card.from_plain(read_json(run / CARD), _model_in(recipe, state), str(run / CARD))
     network = rebuilt(recipe, state, len(card.class_names), run)
     return Deployed(classifier(network, card), card, _notes(run, recipe, state))
 
@@ -120,7 +120,11 @@ def load_state(run: Path) -> dict[str, Any]:
     path = run / checkpoint.CHECKPOINT
     if not path.exists():
         deleted = (run / RESULT).exists()
-        why = "it was deleted; train the recipe again" if deleted else "no epoch of it is finished; let it train on"
+        why = (
+            f"it was deleted; delete {RESULT} there, too, and train the recipe again"
+            if deleted
+            else "no epoch of it is finished; let it train on"
+        )
         raise UserError(f"{run} has no {path.name}{'' if deleted else ' yet'}: {why}")
     state = checkpoint.load(path)
     if not {"model", "done"} <= state.keys():

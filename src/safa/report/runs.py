@@ -13,6 +13,7 @@ import numpy.typing as npt
 import yaml
 
 from safa.errors import UserError
+from safa.files import RECIPE
 from safa.report import lines
 
 IntArray = npt.NDArray[np.int64]
@@ -87,7 +88,7 @@ def read_run(folder: Path | str) -> Run:
     predictions = _arrays(folder / "predictions.npz", ("labels", "predictions"), missing)
     features = _arrays(folder / "features.npz", ("features", "labels", "kind"), missing)
     classes = len(result["class_counts"])
-    recipe = _recipe(folder / "recipe.yaml")
+    recipe = _recipe(folder / RECIPE)
     return Run(
         name=folder.resolve().name,
         result=result,
