@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,14 @@ def test_what_stands_in_a_file_that_standard_output_goes_to_stays(tmp_path):
     with (tmp_path / "all.csv").open("a") as file:
         subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
     assert (tmp_path / "all.csv").read_text() == "old new"
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
+def test_a_file_in_memory_is_a_file_like_any_other():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for content in (b"old", b"new"):
+            write_atomically(Path(folder) / "state.pt", content)
+        assert (Path(folder) / "state.pt").read_bytes() == b"new"
 
 
 def test_a_home_that_nobody_has_is_a_name_like_any_other():

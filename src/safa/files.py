@@ -57,7 +57,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 def _is_descriptor(path: Path) -> bool:
     """Whether it is what a process has open; a file behind it may have been written to by others."""
-    return path.parts[:2] in (("/", "dev"), ("/", "proc"))
+    descriptors = Path("/dev/stdout"), Path("/dev/stderr"), Path("/dev/fd"), Path("/proc")
+    return any(path.is_relative_to(place) for place in descriptors)  # /dev has folders of files, too, as /dev/shm
 
 
 def _write_into(device: Path, content: bytes | memoryview) -> None:

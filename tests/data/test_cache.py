@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,3 +74,16 @@ def test_a_full_disk_leaves_no_partial_entry(packed, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     assert cached_arrays("set", [packed], Build())["labels"].tolist() == [1, 2, 3]
     assert list(cache_folder().iterdir()) == []
+
+
+def test_without_a_home_there_is_no_cache_and_nothing_is_written(monkeypatch, tmp_path):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SAFA_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert cache_folder() is None
+    assert cached_arrays("x", [], lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+    assert sorted(tmp_path.rglob("*")) == before

@@ -20,10 +20,13 @@ from safa.files import expanded, write_atomically
 Arrays = dict[str, NDArray[Any]]
 
 
-def cache_folder() -> Path:
-    """``SAFA_CACHE`` if set, else ``.cache/safa`` in the home folder."""
+def cache_folder() -> Path | None:
+    """``SAFA_CACHE`` if set, else ``.cache/safa`` in the home folder; None where there is no home."""
     named = os.environ.get("SAFA_CACHE")
-    return expanded(named or "~/.cache/safa")
+    if named:
+        return expanded(named)
+    home = expanded("~")
+    return None if home == Path("~") else home / ".cache" / "safa"
 
 
 def cached_arrays(name: str, files: Sequence[Path], build: Callable[[], Arrays]) -> Arrays:
@@ -32,7 +35,10 @@ def cached_arrays(name: str, files: Sequence[Path], build: Callable[[], Arrays])
     The entry is addressed by ``name`` and by path, size and modification time of every file. A damaged entry
     is built again; a folder that cannot be written costs only the time of the next build.
     """
-    entry = cache_folder() / f"{name}-{_state_of(files)}.npz"
+    folder = cache_folder()
+    if folder is None:
+        return build()
+    entry = folder / f"{name}-{_state_of(files)}.npz"
     stored = _read(entry)
     if stored is not None:
         return stored
