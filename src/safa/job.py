@@ -55,7 +55,7 @@ def _check_folder(run: Path) -> None:
         raise UserError(f"{run} {wrong}; give the folder that a training run wrote")
     lacking = [name for name in (RECIPE, CARD) if not (run / name).is_file()]
     if lacking:
-        runs = sorted(path.parent.name for path in run.glob("*/recipe.yaml"))
+        runs = sorted(path.parent.name for path in run.glob(f"*/{RECIPE}"))
         inside = f" (did you mean one of those inside: {', '.join(runs[:5])}?)" if runs else ""
         raise UserError(
             f"{run} is no run folder: it has no {' and no '.join(lacking)}; give the folder that a training "

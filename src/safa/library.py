@@ -23,7 +23,7 @@ def files(root: Path) -> dict[str, Path]:
         UserError: if two have one name.
     """
     found: dict[str, Path] = {}
-    for path in sorted(path for ending in ENDINGS for path in root.rglob(f"*{ending}")):
+    for path in (path for ending in ENDINGS for path in root.rglob(f"*{ending}")):
         within = path.relative_to(root)
         if _is_hidden(within) or _is_of_a_run(path):
             continue

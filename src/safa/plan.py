@@ -68,8 +68,6 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
             lr = _learning_rate(recipe, stage, local, trained + local) if trains else 0.0
             first, last = local == 0, local + 1 >= stage.epochs
             regime = _regime(recipe, stage_index, lr, first, last)
-            if trains and lr == 0:
-                regime["trains"] = True  # as a stage of no epochs does not: batch norm moves
             if first and stage.head is not None:
                 regime["head_of_stage"] = stage_index  # its first weights are drawn by it
                 if held_out is not None:
@@ -132,6 +130,8 @@ def _regime(recipe: recipes.Recipe, stage_index: int, lr: float, first: bool, la
         plain.pop(beside, None)
     plain["lr"] = lr
     plain["optimizer"] = recipes.to_plain(optimizer_of(recipe, stage_index))
+    if stage.epochs > 0 and lr == 0:
+        plain["trains"] = True  # as a stage of no epochs does not: batch norm moves
     if first and (stage.optimizer is not None or stage.head is not None):
         plain["restart"] = True
     if last and stage.averaged_epochs is not None:

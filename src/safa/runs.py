@@ -212,9 +212,10 @@ def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
 
 def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str]) -> dict[str, Any]:
     """Train what is left of a run, alone in its folder; its result line, in the first process."""
-    outcome.commit_of_process()
     accelerator = accelerator_for(job.recipe, machine)
     first = accelerator.is_main_process
+    if first:
+        outcome.commit_of_process()  # asked now, for the checkout may move while the run trains
     with files.alone_in(job.folder) if first else nullcontext():
         trainer = Trainer(
             job.recipe,

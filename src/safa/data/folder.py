@@ -34,14 +34,18 @@ def list_folder(root: Path, name: str) -> Listing:
     """
     found = _split_folders(root)
     notes: tuple[str, ...] = ()
+    runs: list[Path] = []
     train = found.pop("train", None)
     if train is None:
         present = [folder.name for folder in found.values()]
         if present:
             raise UserError(f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/")
         train, notes = root, ("there is no train/ folder: the class folders are taken as the training split",)
-    class_folders = _class_folders(train, beside_runs=train == root)
-    class_names = _names(class_folders)
+        runs = [folder for folder in _folders(root) if _holds_runs(folder)]
+        if runs:
+            notes = (*notes, f"folders that hold runs are no classes: {first_few([folder.name for folder in runs])}")
+    class_folders = [folder for folder in _folders(train) if folder not in runs]
+    class_names = _names(train, class_folders)
     others = Counter[str]()
     notes = (*notes, *_beside(root, [train, *found.values()]))
     splits = {"train": _list_split(train, class_folders, root, class_names, others)}
@@ -96,19 +100,14 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _class_folders(train: Path, *, beside_runs: bool) -> list[Path]:
-    """The folders of the classes; beside them may lie the folder that runs on them are written to."""
-    folders = [folder for folder in _folders(train) if not (beside_runs and _holds_runs(folder))]
-    if not folders:
-        raise UserError(f"no class folders in {str(train)!r}; expected one folder per class with its images inside")
-    return folders
-
-
 def _holds_runs(folder: Path) -> bool:
+    """Whether it is what ``--out`` named, which may lie beside the folders of the classes."""
     return any(_is_folder(entry) and Path(entry.path, RECIPE).is_file() for entry in _entries(folder))
 
 
-def _names(classes: list[Path]) -> tuple[str, ...]:
+def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
+    if not classes:
+        raise UserError(f"no class folders in {str(train)!r}; expected one folder per class with its images inside")
     for folder in classes:
         try:
             folder.name.encode()
@@ -173,9 +172,6 @@ def _beside(root: Path, splits: list[Path]) -> Iterator[str]:
             place = f"{folder.name}/" if folder != root else "the folder itself"
             yield f"{len(loose)} images in {place} are in no class folder, and not used: {first_few(loose)}"
     further = [folder.name for folder in _folders(root) if folder not in splits] if root not in splits else []
-    runs = [folder.name for folder in _folders(root) if _holds_runs(folder)] if root in splits else []
-    if runs:
-        yield f"folders that hold runs are no classes: {first_few(runs)}"
     if further:
         yield f"folders that are no split by their names are not used: {first_few(further)}"
 

@@ -95,10 +95,7 @@ class Comparison:
         """Accuracy per class in per cent, mean over seeds, shape (k,); NaN without test images."""
         # Through float, null becomes NaN.
         listed = [run.result["error_per_class"] for run in self.runs_of(method)]
-        right = 100 - np.array(listed, dtype=np.float64)
-        seeds = np.isfinite(right).sum(axis=0)
-        mean: FloatArray = np.nansum(right, axis=0) / np.where(seeds > 0, seeds, np.nan)
-        return mean
+        return _over_seeds(100 - np.array(listed, dtype=np.float64))
 
     def gain(self, method: str) -> FloatArray:
         """Accuracy per class less the baseline's, in points, mean over the seeds that both have, shape (k,).
@@ -114,10 +111,7 @@ class Comparison:
             for name in (method, self.baseline)
         )
         common = sorted(ours.keys() & theirs.keys())
-        gaps = np.array([theirs[seed] - ours[seed] for seed in common]).reshape(-1, len(self.counts))
-        seeds = np.isfinite(gaps).sum(axis=0)
-        mean: FloatArray = np.nansum(gaps, axis=0) / np.where(seeds > 0, seeds, np.nan)
-        return mean
+        return _over_seeds(np.array([theirs[seed] - ours[seed] for seed in common]).reshape(-1, len(self.counts)))
 
     @property
     def head_ratios(self) -> dict[float, list[str]]:
@@ -172,6 +166,13 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
         groups={name: ids for name, ids in groups.items() if len(ids)},
         changes=changes,
     )
+
+
+def _over_seeds(values: FloatArray) -> FloatArray:
+    """Means of (seeds, k) over the seeds that know a class's value, shape (k,); NaN where none does."""
+    seeds = np.isfinite(values).sum(axis=0)
+    mean: FloatArray = np.nansum(values, axis=0) / np.where(seeds > 0, seeds, np.nan)
+    return mean
 
 
 def _on_one_line(name: str) -> str:

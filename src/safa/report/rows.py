@@ -16,6 +16,7 @@ Block = tuple[str, float, str]  # data set, imbalance factor, model: what a comp
 
 # What else a difference should hold fixed, with the line's key for it; early lines have not all of them.
 _ALIKE = {"precision": "precision", "training images": "subset_sha256", "images": "images_sha256"}
+_ANY_PRECISION = "any precision"  # a mark in a line, see _without_precision
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def _edit(line: Line) -> str:
 
 
 def _precision(line: Line) -> str:
-    return str(line.get("precision", "unknown precision"))
+    """Empty where it tells nothing apart."""
+    return "" if _ANY_PRECISION in line else str(line.get("precision", "unknown precision"))
 
 
 def _images(line: Line) -> str:
@@ -319,8 +321,8 @@ def alike_within_seeds(lines: Sequence[Line], baseline: str) -> list[Line]:
 
 
 def _without_precision(lines: Sequence[Line]) -> list[Line]:
-    """The lines with a precision that tells nothing apart; what it was is kept beside it."""
-    return [{**line, "precision": "", "ran_in": line.get("precision")} for line in lines]
+    """The lines with a mark that their precision tells nothing apart."""
+    return [{**line, _ANY_PRECISION: True} for line in lines]
 
 
 def _pairs(block: Block, methods: Mapping[str, Sequence[Line]], baseline: str) -> list[Paired]:
@@ -354,8 +356,7 @@ def _pair(block: Block, label: str, ours: dict[int, Line], baseline: str, theirs
 
 
 def _contradict(ours: Line, theirs: Line, key: str) -> bool:
-    values = [line.get("ran_in", line.get(key)) if key == "precision" else line.get(key) for line in (ours, theirs)]
-    return values[0] != values[1] and None not in values
+    return ours.get(key) != theirs.get(key) and None not in (ours.get(key), theirs.get(key))
 
 
 def _classes(line: Line, group: str) -> object:
