@@ -265,6 +265,7 @@ def test_reading_defaults_are_the_measured_ones():
         tails="rows",
         moves="tail",
         reach="whole",
+        growing_steps=500,
         practice=False,
     )
     assert augmenter().reading == READINGS["measured"] == expected
@@ -557,7 +558,29 @@ def test_what_q_judges_of_a_row_teaches_q_nothing():
     assert any(p.grad.abs().sum() > 0 for p in safa.generator.parameters())
 
 
-@pytest.mark.parametrize("reach", ["drawn", "judged"])
+def test_reading_reach_can_grow_to_the_whole_way_over_steps_that_generate_and_goes_on_from_a_saved_state():
+    labels = [1, 1, 0]
+    features = maps(labels)
+    whole = run(trained(), features, labels)
+    way = whole.features[3] - features[2]
+    safa, shares = trained(reach="growing", growing_steps=4), []
+    for step in range(6):
+        if step == 2:
+            saved, safa = safa.state_dict(), trained(reach="growing", growing_steps=4)
+            safa.load_state_dict(saved)
+        safa.active = False
+        run(safa, features, labels)
+        safa.active = True
+        run(safa, features[:2], labels[:2])  # no tail row, so nothing to generate
+        grown = run(safa, features, labels)
+        share = grown.diagnostics["reach"].item()
+        assert close(grown.features[3] - features[2], share * way)
+        assert grown.loss.item() == whole.loss.item()  # the terms are those of the generated feature
+        shares.append(share)
+    assert shares == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+@pytest.mark.parametrize("reach", ["drawn", "judged", "growing"])
 @pytest.mark.parametrize("start", ["identity", "random"])
 def test_reading_reach_can_be_short_where_autocast_gives_modules_another_type_than_their_features(start, reach):
     labels = [1, 1, 0]
@@ -899,6 +922,7 @@ def test_settings_show_in_the_representation():
         ({"contrastive": True}, "contrastive is a weight of at least 0, got True"),
         ({"detach": "no"}, "detach must be true or false, got 'no'"),
         ({"deltas": 0}, "deltas is a whole number of at least 1, got 0"),
+        ({"growing_steps": 0}, "growing_steps is a whole number of at least 1, got 0"),
         ({"deltas": True}, "deltas is a whole number of at least 1, got True"),
         ({"tails": "class"}, "tails must be one of rows, classes, got 'class'; did you mean 'classes'"),
         ({"layout": "token"}, "layout must be map, tokens or vector, got 'token'; did you mean 'tokens'"),

@@ -40,6 +40,7 @@ OTHER_PAIRS = "safa, other pairs"  # its choices of who meets whom, how far and 
 WITH_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CATALOG["augmenter"]},
     JUDGED: ("safa", {"reach": "judged"}),
+    "safa, growing": ("safa", {"reach": "growing"}),
     OTHER_PAIRS: ("safa", {"deltas": 2, "heads": "nearest", "tails": "classes", "reach": "drawn", "practice": True}),
 }
 

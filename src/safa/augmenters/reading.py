@@ -41,8 +41,10 @@ class Reading:
         moves: pairs of ``tail`` classes are moved, or of ``all`` classes, in the shares that the batch has: then that a
             row was generated does not tell that it is of a tail class, which a network could learn in its place.
         reach: the row that the network gets is the ``whole`` way from the tail feature to the generated one, at a
-            point ``drawn`` evenly between them, or as far as ``judged`` by Q: by the probability, which learns nothing
-            by it, that the two are of one class. The terms see the generated one.
+            point ``drawn`` evenly between them, as far as ``judged`` by Q: by the probability, which learns nothing
+            by it, that the two are of one class, or ``growing`` from next to none of it to the whole. The terms see
+            the generated one.
+        growing_steps: training steps that generate until a growing reach is the whole way.
         practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
     """
 
@@ -63,7 +65,8 @@ class Reading:
     heads: Literal["random", "nearest"] = "random"
     tails: Literal["rows", "classes"] = "rows"
     moves: Literal["tail", "all"] = "tail"
-    reach: Literal["whole", "drawn", "judged"] = "whole"
+    reach: Literal["whole", "drawn", "judged", "growing"] = "whole"
+    growing_steps: int = 500
     practice: bool = False
 
 

@@ -47,6 +47,8 @@ class SAFA(TailAugmenter):
     the tail feature itself: SAFA's D sees it.
     """
 
+    steps: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -62,6 +64,8 @@ class SAFA(TailAugmenter):
         self.learns_while_idle = self.reading.practice
         # No buffer, which would go to the device: pairs are drawn on the CPU.
         self.shares = _rarity(class_counts) if self.reading.tails == "classes" else None
+        if self.reading.reach == "growing":  # how often rows were generated; saved, so that a resumed stage goes on
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         identity, kernel = self.reading.start == "identity", self.kernel
         self.delta_extractor = _block(channels, channels, kernel, silent=identity)  # E
         self.delta_adapter = _block(2 * channels, channels, kernel, silent=identity)  # D
@@ -104,7 +108,7 @@ class SAFA(TailAugmenter):
         new_labels = torch.cat([labels, labels[match.rows]])
         made = generated.features
         if self.reading.reach != "whole":
-            share = generated.drawn_share() if self.reading.reach == "drawn" else self._judged_share(generated)
+            share = self._share(generated)
             made, diagnostics = generated.on_the_way(share), {**diagnostics, "reach": share.mean()}
         rows = torch.cat([features, self.as_given(made).to(features.dtype)])
         return Augmented(rows, new_labels, loss, logged, diagnostics)
@@ -222,6 +226,15 @@ class SAFA(TailAugmenter):
         (rows,) = placed(features.device, torch.cat([first, second]))
         logits = self.pair_classifier(torch.cat(rows_of(features, rows).chunk(2), dim=1))
         return terms.contrastive(logits, same, balanced), _accuracy(logits, same, generated)
+
+    def _share(self, generated: _Generated) -> Tensor:
+        """How much of the way from its sample to what was generated of it each row goes, shape (m,)."""
+        if self.reading.reach == "drawn":
+            return generated.drawn_share()
+        if self.reading.reach == "judged":
+            return self._judged_share(generated)
+        self.steps += 1
+        return (self.steps / self.reading.growing_steps).clamp(max=1).expand(len(generated.tail))
 
     @torch.no_grad()
     def _judged_share(self, generated: _Generated) -> Tensor:
