@@ -17,10 +17,11 @@ from safa.plan import epochs_of, shared_epochs
 from safa.report import paper
 
 TABLES = [name for name in library.names() if name.startswith("table")]
-FASHION = [name for name in library.names() if name.startswith("averaged/fashion-mnist/")]  # a tenth of CIFAR's cost
+TRAINED = [name for name in library.names() if "-adjusted-" not in name]  # those add no epoch to a row
+FASHION = [name for name in TRAINED if name.startswith("averaged/fashion-mnist/")]  # a tenth of CIFAR's cost
 CONTROLS = [
     name
-    for name in library.names()
+    for name in TRAINED
     if name.startswith(("controls/", "hot/", "cosine/", "averaged/", "ablation/", "insertion/")) and name not in FASHION
 ]
 HOT = [name for name in CONTROLS if name.startswith("hot/")]
@@ -29,6 +30,14 @@ STRONG = [name for name in library.names() if name.startswith("strong/")]
 COSINE = [name for name in CONTROLS if name.startswith("cosine/")]
 PAPERS = ("table1/", "table6/", "controls/")
 CIFARS = ("cifar10", "cifar100")
+ADJUSTED = [
+    *(("controls/cifar100", row) for row in ("ldam-drw", "ldam-drw-safa")),
+    *(
+        (f"averaged/{dataset}", row)
+        for dataset in (*CIFARS, "fashion-mnist")
+        for row in ("ldam-drw", "tenth-rate-ordinary-batches")
+    ),
+]
 TERMS = {
     "l-r": "reconstruction",
     "l-ms-t": "mode_seeking_tail",
@@ -193,7 +202,7 @@ def test_strong_recipes_with_safa_and_without_part_after_160_of_200_epochs(datas
 @pytest.mark.parametrize("stage", ["hot", "cosine", "averaged"])
 def test_a_recipe_of_another_second_stage_differs_from_the_paper_s_by_the_schedule_alone(stage):
     papers = {cool.partition("/")[2]: cool for cool in library.names() if cool.startswith(PAPERS)}
-    named = {name.partition("/")[2]: name for name in library.names() if name.startswith(f"{stage}/")}
+    named = {name.partition("/")[2]: name for name in TRAINED if name.startswith(f"{stage}/")}
     assert {"cifar100/ldam-drw", "cifar100/ldam-drw-safa"} <= papers.keys() & named.keys()
     for row in papers.keys() & named.keys():
         cool, other = load(papers[row]), load(named[row])
@@ -245,12 +254,13 @@ def test_controls_of_the_rows_differ_from_safa_by_the_augmenter_alone():
         assert replace(safa, method=control.method, stages=stages) == control
 
 
-@pytest.mark.parametrize(("name", "tau"), [("0-25", 0.25), ("0-5", 0.5), ("1", 1.0)])
-@pytest.mark.parametrize("row", ["ldam-drw", "ldam-drw-safa"])
-def test_an_adjusted_row_is_the_row_and_no_further_epoch(row, name, tau):
-    name = f"controls/cifar100/{row}-adjusted-{name}"
-    assert shared(f"table1/cifar100/{row}", name) == 200
-    assert load(name).stages[2] == recipes.Stage(epochs=0, head=recipes.Named("adjusted", {"tau": tau}))
+@pytest.mark.parametrize("tau", ["0-25", "0-5", "1"])
+@pytest.mark.parametrize(("folder", "row"), ADJUSTED)
+def test_an_adjusted_row_is_the_row_and_no_further_epoch(folder, row, tau):
+    plain, adjusted = load(f"{folder}/{row}".replace("controls", "table1")), load(f"{folder}/{row}-adjusted-{tau}")
+    head = recipes.Named("adjusted", {"tau": float(tau.replace("-", "."))})
+    stages = *plain.stages, recipes.Stage(epochs=0, head=head)
+    assert replace(plain, method=adjusted.method, stages=stages) == adjusted
 
 
 def shared(first: str, second: str) -> int:

@@ -35,11 +35,21 @@ def test_two_settings_of_a_method_are_two_curves_from_one_point():
     assert {name: methods[0] for name, (methods, _) in found.items()} == {"DRW, adjusted": "DRW", "DRW, power": "DRW"}
 
 
+def test_other_brackets_of_a_method_may_stand_before_its_setting_and_after_it():
+    names = ["DRW [tenth rate] [averaged]", "DRW [tenth rate] [adjusted 0.5] [averaged]", "DRW [averaged]"]
+    assert drawn([result(name) for name in names]) == {
+        "DRW [tenth rate] [averaged], adjusted": (names[:2], ("", "0.5")),
+        "DRW [averaged]": ([names[2]], ("",)),
+    }
+
+
 def test_a_curve_does_without_the_row_it_varies():
     assert drawn([result("DRW [adjusted 1]")]) == {"DRW, adjusted": (["DRW [adjusted 1]"], ("1",))}
 
 
-def test_points_lie_where_the_accuracies_say(tmp_path, monkeypatch):
+@pytest.fixture
+def plotted(monkeypatch):
+    """What is plotted from now on: x and y of every line."""
     from matplotlib.axes import Axes
 
     seen = []
@@ -50,8 +60,17 @@ def test_points_lie_where_the_accuracies_say(tmp_path, monkeypatch):
         return plain(self, x, y, *args, **options)
 
     monkeypatch.setattr(Axes, "plot", plot)
+    return seen
+
+
+def test_points_lie_where_the_accuracies_say(tmp_path, plotted):
     write_tradeoff([result("CE", 30, 55, 90), result("CE", 32, 57, 94, seed=1)], tmp_path / "t.svg")
-    assert seen == [([69], [44]), ([69], [8])]  # of medium-shot, then of few-shot classes; means over seeds
+    assert plotted == [([69], [44]), ([69], [8])]  # of medium-shot, then of few-shot classes; means over seeds
+
+
+def test_a_group_that_no_class_is_in_has_no_panel(tmp_path, plotted):
+    write_tradeoff([result("CE", 30, 55, None)], tmp_path / "t.svg")
+    assert plotted == [([70], [45])]
 
 
 def test_a_change_that_all_lines_share_parts_no_curve(tmp_path, monkeypatch):
@@ -87,8 +106,8 @@ def test_every_curve_is_named_in_the_legend_whatever_it_is_called(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "no line has an error of many-, medium- and few-shot classes"),
-        ([result("CE", medium=None)], "no line has an error of many-, medium- and few-shot classes"),
+        ([], "no line has an error of many-shot classes and of rarer ones"),
+        ([result("CE", medium=None, few=None)], "no line has an error of many-shot classes and of rarer ones"),
         (
             [result("CE", dataset="cifar10"), result("CE", dataset="cifar100")],
             "of one data set, factor and network, got cifar10, factor .*; cifar100, factor",

@@ -16,7 +16,7 @@ from safa.report.lines import Line
 from safa.report.rows import Row, summarise, without_shared_changes
 from safa.report.svg import MARKERS, WIDE, blank, colour, shortened, standalone, themed
 
-_SETTING = re.compile(r"(?P<method>.*) \[(?P<knob>[^\]]*?)\s*(?P<value>-?\d+(?:\.\d+)?)\]")
+_SETTING = re.compile(r"(?P<method>.*) \[(?P<knob>[^\]]*?)\s*(?P<value>-?\d+(?:\.\d+)?)\](?P<more>( \[[^\]]*\])*)")
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class Curve:
 
 
 def write_tradeoff(lines: Sequence[Line], output: Path | str) -> Path:
-    """Draw accuracy on medium- and few-shot classes against that on many-shot ones, as an SVG file.
+    """Draw accuracy on medium- and few-shot classes, where there are any, against that on many-shot ones, as an SVG.
 
     Rows named ``METHOD [SETTING VALUE]``, such as ``LDAM-DRW [adjusted 0.5]``, become a curve that starts at the row
-    of the method.
+    of the method; what else is in brackets may stand before or after.
 
     Args:
         lines: of one data set, imbalance factor and network.
         output: the SVG file, replaced as a whole.
 
     Raises:
-        UserError: if there is no line with all three groups of classes, or lines of several data sets, or the file
+        UserError: if no line has many-shot and rarer classes, or there are lines of several data sets, or the file
             cannot be written.
     """
-    rows = [row for row in summarise(without_shared_changes(lines)[0]) if row.many and row.medium and row.few]
+    rows = [row for row in summarise(without_shared_changes(lines)[0]) if row.many and (row.medium or row.few)]
     if not rows:
-        raise UserError("no line has an error of many-, medium- and few-shot classes, so there is no trade to draw")
+        raise UserError("no line has an error of many-shot classes and of rarer ones, so there is no trade to draw")
     places = {(row.dataset, row.imbalance_factor, row.model) for row in rows}
     if len(places) > 1:
         named = "; ".join(f"{data}, factor {factor:g}, {model}" for data, factor, model in sorted(places))
@@ -69,7 +69,7 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
         found = _SETTING.fullmatch(row.label)
         if found:
             entry = float(found["value"]), found["value"], row
-            varied.setdefault((found["method"], found["knob"]), []).append(entry)
+            varied.setdefault((found["method"] + found["more"], found["knob"]), []).append(entry)
         else:
             single[row.label] = row
     joined = []
@@ -83,9 +83,10 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
 
 @themed
 def _drawn(drawn: Sequence[Curve], width: int) -> Figure:
+    groups = [group for group in ("medium", "few") if any(getattr(row, group) for curve in drawn for row in curve.rows)]
     figure = blank(width, 330 + 18 * -(-len(drawn) // 3))
-    panels = figure.subplots(1, 2)
-    for axes, group in zip(panels, ("medium", "few"), strict=True):
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, group in zip(panels, groups, strict=True):
         handles = [_trace(axes, curve, group, number) for number, curve in enumerate(drawn)]
         axes.set(xlabel="accuracy on many-shot classes, %", title=f"accuracy on {group}-shot classes, %")
         axes.grid(True)
