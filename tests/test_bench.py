@@ -313,6 +313,19 @@ def test_methods_are_measured_printed_and_appended(tmp_path, capsys, monkeypatch
     assert "| tau-norm | – |  | – |" in tables_of([str(path)])[0]["steps"]
 
 
+def test_a_line_names_the_commit_that_the_measuring_began_with(monkeypatch):
+    commits = ["before"]
+
+    def measured_meanwhile():
+        commits.append("after")
+        return methods(["ce"])
+
+    monkeypatch.setattr(command, "commit", lambda: commits[-1])
+    monkeypatch.setattr(command, "methods", measured_meanwhile)
+    line = run_methods(steps=1, rounds=1, batch_size=16, model="resnet8", precision="float32", results=None)
+    assert (line["commit"], commits[-1]) == ("before", "after")
+
+
 def test_what_cannot_be_measured_is_refused(capsys):
     assert cli.main(["bench", "method"]) == 2
     assert capsys.readouterr().err == "safa: bench measures loop or methods, got 'method'; did you mean 'methods'?\n"

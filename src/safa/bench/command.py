@@ -40,21 +40,19 @@ def run(steps: int, rounds: int, batch_size: int, model: str, precision: str, re
         UserError: for a setting that cannot be run, or a file that cannot be written.
     """
     setting = _checked(model, batch_size, precision, results)
-    console = _console()
-    with console.status("variants take turns"):
+    begun = _begun("bench", setting, rounds, steps)
+    with _console().status("variants take turns"):
         found = figures.measure(setting, rounds, steps)
-    measured = {"figures": dataclasses.asdict(found), "memory_of": kind(setting.device)}
-    return _finished("bench", setting, rounds, steps, measured, results)
+    return _finished({**begun, "figures": dataclasses.asdict(found), "memory_of": kind(setting.device)}, results)
 
 
 def run_methods(steps: int, rounds: int, batch_size: int, model: str, precision: str, results: str | None) -> Line:
     """Measure every method's step and inference against plain cross-entropy; arguments and line as of ``run``."""
     setting = _checked(model, batch_size, precision, results)
-    console = _console()
-    with console.status("methods take turns"):
+    begun = _begun("steps", setting, rounds, steps)
+    with _console().status("methods take turns"):
         found = costs.measure(setting, methods(), rounds, steps)
-    measured = {"figures": dataclasses.asdict(found), "memory_of": kind_beyond(setting.device)}
-    return _finished("steps", setting, rounds, steps, measured, results)
+    return _finished({**begun, "figures": dataclasses.asdict(found), "memory_of": kind_beyond(setting.device)}, results)
 
 
 def _checked(model: str, batch_size: int, precision: str, results: str | None) -> Setting:
@@ -64,18 +62,14 @@ def _checked(model: str, batch_size: int, precision: str, results: str | None) -
     return Setting(model, batch_size, precision)
 
 
-def _finished(kind: str, setting: Setting, rounds: int, steps: int, measured: Line, results: str | None) -> Line:
-    """The line, printed as a table and appended."""
-    line = {"kind": kind, **dataclasses.asdict(setting), "steps": steps, "n": rounds, **measured, **_machine(setting)}
-    _console().print(_table(line), bench.where(line), sep="\n", markup=False)
-    if results is not None:
-        lines.append(Path(results), line)
-    return line
-
-
-def _machine(setting: Setting) -> Line:
+def _begun(kind: str, setting: Setting, rounds: int, steps: int) -> Line:
+    """What is known of a line before anything is measured; later the commit may be another."""
     on_gpu = setting.device.type == "cuda"
     return {
+        "kind": kind,
+        **dataclasses.asdict(setting),
+        "steps": steps,
+        "n": rounds,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": cores(),
@@ -88,6 +82,14 @@ def _machine(setting: Setting) -> Line:
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _finished(line: Line, results: str | None) -> Line:
+    """The line, printed as a table and appended."""
+    _console().print(_table(line), bench.where(line), sep="\n", markup=False)
+    if results is not None:
+        lines.append(Path(results), line)
+    return line
 
 
 def _table(line: Line) -> Table:
