@@ -10,7 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 
 from safa.report import tables
-from safa.report.rows import Row, against_paper, paired, summarise
+from safa.report.pairs import paired
+from safa.report.rows import Row, against_paper, summarise
 from tests.report.test_rows import PLACE, results
 
 

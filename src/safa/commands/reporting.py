@@ -14,8 +14,8 @@ from safa.report.lines import RESULT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from safa.report.pairs import Paired
     from safa.report.paper_table import Setting
-    from safa.report.rows import Paired
 
 
 def report(
@@ -75,7 +75,9 @@ def _refuse_beside(written: dict[str, Any], shown: dict[str, Any], named: list[s
 
 def _report_lines(paths: list[str], output: str | None, baseline: str | None, markdown: bool) -> None:
     from safa.report import tables
-    from safa.report.rows import against_paper, alike_within_seeds, labels, paired, summarise
+    from safa.report.distinctions import labels
+    from safa.report.pairs import alike_within_seeds, paired
+    from safa.report.rows import against_paper, summarise
 
     folders = [Path(path) for path in paths if _is_run(Path(path))]
     lines = _lines(paths)
@@ -278,7 +280,7 @@ def _errors_to_markdown(lines: list[dict[str, Any]]) -> str:
 def _differences_to_markdown(lines: list[dict[str, Any]]) -> str:
     """To the first method, of those that share several seeds with it; empty without one."""
     from safa.report import tables
-    from safa.report.rows import paired_with_first
+    from safa.report.pairs import paired_with_first
 
     pairs = [pair for pair in paired_with_first(lines) if len(pair.seeds) > 1]
     return tables.paired_to_markdown(pairs) if pairs else ""

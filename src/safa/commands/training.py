@@ -65,7 +65,8 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     named = _once_each([(name, _load(path, options, seed)) for seed in chosen for name, path in files])
     from safa.job import Job
     from safa.report import tables
-    from safa.report.rows import labels, paired
+    from safa.report.distinctions import labels
+    from safa.report.pairs import paired
     from safa.runs import compare as run_all
     from safa.runs import processes
     from safa.train import Stopped

@@ -10,7 +10,7 @@ import numpy as np
 
 from safa.classes import head_classes
 from safa.errors import UserError
-from safa.report import rows
+from safa.report.distinctions import labels, shorter_label, without_shared_changes
 from safa.report.lines import Line
 from safa.report.runs import BoolArray, FloatArray, IntArray, Run
 
@@ -147,18 +147,18 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
         raise UserError("no run to report on; give at least one run folder")
     _refuse_mixture(runs)
     results = [run.result for run in runs]
-    told_apart, changes = rows.without_shared_changes(results)
-    labels = rows.labels(told_apart)
-    baseline = None if baseline is None else rows.shorter_label(baseline, results)
-    _refuse_twice(runs, labels)
-    methods = tuple(dict.fromkeys(labels))
+    told_apart, changes = without_shared_changes(results)
+    names = labels(told_apart)
+    baseline = None if baseline is None else shorter_label(baseline, results)
+    _refuse_twice(runs, names)
+    methods = tuple(dict.fromkeys(names))
     if baseline is not None and baseline not in methods:
         raise UserError(f"no run of the baseline {baseline!r}; there are {', '.join(methods)}")
     result = runs[0].result
     groups = {name: np.array(result["groups"].get(name, []), dtype=np.int64) for name in GROUPS}
     return Comparison(
         runs=tuple(runs),
-        labels=tuple(labels),
+        labels=tuple(names),
         methods=methods,
         baseline=(baseline or likely_baseline(methods)) if len(methods) > 1 else None,
         class_names=tuple(_on_one_line(str(name)) for name in result["class_names"]),

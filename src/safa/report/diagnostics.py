@@ -8,8 +8,8 @@ from typing import Any
 
 from safa.errors import UserError
 from safa.report import github
+from safa.report.distinctions import by_seed, changes_note, grouped, without_shared_changes
 from safa.report.lines import Line
-from safa.report.rows import by_seed, changes_note, grouped, without_shared_changes
 from safa.report.spread import Spread, spread
 
 KINDS = {"generated": "generated", "training": "training images", "test": "test images"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from safa.report.comparison import Comparison
-from safa.report.rows import Paired, Row, paired, summarise
+from safa.report.pairs import Paired, paired
+from safa.report.rows import Row, summarise
 from safa.report.spread import Difference, Spread
 
 TIE = 0.05  # points; less is 0.0 in print

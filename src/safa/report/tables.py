@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from safa.report import github
-from safa.report.rows import Paired, Row, changes_note
+from safa.report.distinctions import changes_note
+from safa.report.pairs import Paired
+from safa.report.rows import Row
 from safa.report.spread import Spread
 
 NOTE = "Top-1 error in per cent of the test set at the last epoch, mean ± sample sd over n seeds."

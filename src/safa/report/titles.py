@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from safa.report import paper
+from safa.report.distinctions import block_of
 from safa.report.lines import Line
 from safa.report.paper_table import Setting
-from safa.report.rows import Row, block_of, summarise
+from safa.report.rows import Row, summarise
 
 # Beside the paper's tables: SAFA before other layers, which the paper asks in its supplement.
 GROUPS = (*paper.names(), "insertion")

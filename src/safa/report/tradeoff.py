@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from safa.errors import UserError
 from safa.files import write_atomically
+from safa.report.distinctions import without_shared_changes
 from safa.report.lines import Line
-from safa.report.rows import Row, summarise, without_shared_changes
+from safa.report.rows import Row, summarise
 from safa.report.svg import MARKERS, WIDE, blank, colour, shortened, standalone, themed
 
 _SETTING = re.compile(r"(?P<method>.*) \[(?P<knob>[^\]]*?)\s*(?P<value>-?\d+(?:\.\d+)?)\](?P<more>( \[[^\]]*\])*)")

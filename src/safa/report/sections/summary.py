@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from safa.report.comparison import Comparison
 from safa.report.headline import CLEAR_NOTE, describe_group
 from safa.report.markup import escaped, figure, table
-from safa.report.rows import Row, paired, summarise
+from safa.report.pairs import paired
+from safa.report.rows import Row, summarise
 from safa.report.tables import BEST_NOTE, ECE_NOTE, VALIDATION_NOTE, unlike_notes
 
 
