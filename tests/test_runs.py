@@ -21,7 +21,7 @@ from safa import __version__, checkpoint, evaluate, files, runs
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
-from safa.data.longtail import Subset
+from safa.data.subset import Subset
 from safa.errors import UserError
 from safa.job import Job, recipe_sha256
 from safa.parts import Parts

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from safa import recipe as recipes
 from safa.augmenters.pairing import same_class_pairs
 from safa.data.dataset import LongTailed
-from safa.data.longtail import Subset, draw_subset
+from safa.data.longtail import draw_subset
 from safa.data.pixels import fingerprint, statistics
+from safa.data.subset import Subset
 from safa.data.types import Source, Split
 
 Module = TypeVar("Module", bound=nn.Module)

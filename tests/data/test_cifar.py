@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from safa.data import cifar
-from safa.data.longtail import draw_subset, shot_groups
+from safa.data.groups import shot_groups
+from safa.data.longtail import draw_subset
 from safa.data.sources import load_source
 from safa.errors import UserError
 

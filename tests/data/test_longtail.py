@@ -1,43 +1,16 @@
-"""Counts against the published table, subsets against the released code, groups against their definition."""
+"""Subsets against the released code: which images are drawn, and which are set aside."""
 
 from __future__ import annotations
-
-import hashlib
-import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safa.data.longtail import (
-    Subset,
-    count_labels,
-    draw_subset,
-    exponential_counts,
-    head_classes,
-    shot_groups,
-    step_counts,
-    stratified_split,
-)
+from safa.data.counts import count_labels
+from safa.data.longtail import draw_subset, stratified_split
 from safa.errors import UserError
-
-# imbalance factor -> total, many, medium, few of CIFAR-100-LT; the table in LDAM-DRW's and RSG's data sets.
-CIFAR100 = {
-    200: (9502, 30, 31, 39),
-    100: (10847, 35, 35, 30),
-    50: (12608, 41, 41, 18),
-    20: (15907, 53, 47, 0),
-    10: (19573, 69, 31, 0),
-}
-CIFAR10 = {
-    200: (11203, [5000, 2775, 1540, 854, 474, 263, 146, 81, 45, 25]),
-    100: (12406, [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
-    50: (13996, [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]),
-    20: (17023, [5000, 3584, 2569, 1842, 1320, 946, 678, 486, 348, 250]),
-    10: (20431, [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]),
-}
-
+from tests.data.test_counts import CIFAR10
 
 # data set, imbalance factor -> total, largest and smallest class beside a meta set of 10 per class, as
 # get_img_num_per_cls of the released Meta-Weight-Net prints them.
@@ -65,92 +38,6 @@ def released_code(labels: np.ndarray, counts: list[int], seed: int) -> list[int]
     return chosen
 
 
-@pytest.mark.parametrize(("factor", "row"), CIFAR100.items())
-def test_cifar100_counts_and_groups_are_the_published_ones(factor, row):
-    counts = exponential_counts(500, 100, factor)
-    groups = shot_groups(counts)
-    assert (counts.sum(), *(groups[name].sum() for name in ("many", "medium", "few"))) == row
-
-
-def test_cifar100_factor_100_has_10847_images_and_35_35_30_groups():
-    counts = exponential_counts(500, 100, 100)
-    assert counts.sum() == 10847
-    assert counts[:5].tolist() == [500, 477, 455, 434, 415]
-    assert counts[-5:].tolist() == [6, 5, 5, 5, 5]
-    assert {name: int(mask.sum()) for name, mask in shot_groups(counts).items()} == {
-        "many": 35,
-        "medium": 35,
-        "few": 30,
-    }
-
-
-@pytest.mark.parametrize(("factor", "row"), CIFAR10.items())
-def test_cifar10_counts_are_the_published_ones(factor, row):
-    counts = exponential_counts(5000, 10, factor)
-    assert (counts.sum(), counts.tolist()) == row
-
-
-@pytest.mark.parametrize(("largest", "num_classes"), [(5000, 10), (500, 100)])
-@pytest.mark.parametrize("factor", [200, 100, 50, 20, 10])
-def test_exponential_counts_match_the_released_formula(largest, num_classes, factor):
-    released = [int(largest * (1 / factor) ** (c / (num_classes - 1.0))) for c in range(num_classes)]
-    assert exponential_counts(largest, num_classes, factor).tolist() == released
-
-
-@given(largest=st.integers(1, 5000), num_classes=st.integers(2, 300), share=st.floats(0, 1))
-def test_counts_fall_from_largest_to_largest_over_factor(largest, num_classes, share):
-    factor = 1 + share * (largest - 1)
-    for counts in (
-        exponential_counts(largest, num_classes, factor),
-        step_counts(largest, num_classes, factor),
-    ):
-        assert counts[0] == largest
-        assert counts[-1] == int(largest / factor)
-        assert (np.diff(counts) <= 0).all()
-
-
-def test_reading_last_class_is_largest_over_factor_exactly():
-    assert int(49 * 49**-1.0) == 0  # what the negative power would give
-    assert exponential_counts(49, 5, 49)[-1] == 1
-
-
-def test_factor_one_is_balanced():
-    assert exponential_counts(30, 4, 1).tolist() == step_counts(30, 4, 1).tolist() == [30] * 4
-
-
-def test_step_counts_have_two_heights_and_a_small_middle_class():
-    assert step_counts(500, 4, 100).tolist() == [500, 500, 5, 5]
-    assert step_counts(500, 5, 100).tolist() == [500, 500, 5, 5, 5]
-
-
-@pytest.mark.parametrize("counts", [exponential_counts, step_counts])
-def test_an_inverted_factor_is_refused_with_the_likely_meaning(counts):
-    with pytest.raises(UserError, match=r"at least 1, got 0\.01; did you mean 100\?"):
-        counts(500, 100, 0.01)
-
-
-@pytest.mark.parametrize(
-    ("largest", "num_classes", "factor", "message"),
-    [
-        (0, 10, 2, "largest"),
-        (5, 0, 2, "num_classes"),
-        (5, 10, float("nan"), "got nan"),
-        (5, 10, float("inf"), "got inf"),
-        (5, 10, -3, "got -3"),
-        (134, 10, 500, "without an image when the largest has 134; use at most 134"),
-    ],
-)
-def test_impossible_profiles_are_refused(largest, num_classes, factor, message):
-    with pytest.raises(UserError, match=message):
-        exponential_counts(largest, num_classes, factor)
-
-
-@pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_out_of_range_is_named(label):
-    with pytest.raises(UserError, match=rf"label {label} is out of range: 3 classes have labels 0 to 2"):
-        count_labels(np.array([0, 1, label]), 3)
-
-
 @pytest.mark.parametrize("seed", [0, 3])
 def test_ldam_order_draws_the_images_of_the_released_code(seed):
     labels = balanced_labels(10, 60)
@@ -167,16 +54,6 @@ def test_rsg_order_draws_the_first_images_of_each_class():
         assert subset.train[labels[subset.train] == c].tolist() == np.where(labels == c)[0][:n].tolist()
 
 
-def test_a_subset_is_hashed_over_its_index_lists():
-    labels = balanced_labels(4, 30)
-    counts = [int(30 * (1 / 10) ** (c / 3.0)) for c in range(4)]
-    literal = np.array(released_code(labels, counts, 0), dtype="<i8").tobytes()
-    subset = draw_subset(labels, 4, imbalance_factor=10)
-    assert subset.sha256 == hashlib.sha256(literal + b"validation").hexdigest()
-    # Frozen: an index list that changes would silently change every result line.
-    assert subset.sha256 == "c2ae673f5d46439d1ee24ae684fc44135464ec84cce62cff95fd94bc08abbb6f"
-
-
 def test_a_subset_is_a_pure_function_of_its_arguments_and_leaves_the_global_generator_alone():
     labels = balanced_labels(5, 40)
     np.random.seed(11)
@@ -185,34 +62,6 @@ def test_a_subset_is_a_pure_function_of_its_arguments_and_leaves_the_global_gene
     assert first.sha256 == second.sha256
     assert np.random.rand() == expected
     assert first.sha256 != draw_subset(labels, 5, imbalance_factor=8, seed=3, validation=0.2).sha256
-
-
-def test_a_subset_cannot_be_changed():
-    subset = draw_subset(balanced_labels(3, 10), 3, imbalance_factor=2)
-    for array in (subset.train, subset.validation, subset.class_counts):
-        with pytest.raises(ValueError, match="read-only"):
-            array[...] = 0
-
-
-def test_a_subset_survives_json():
-    subset = draw_subset(balanced_labels(5, 40), 5, imbalance_factor=8, validation=0.1)
-    again = Subset.from_json(subset.to_json())
-    assert again.sha256 == subset.sha256
-    for name in ("train", "validation", "class_counts"):
-        assert np.array_equal(getattr(again, name), getattr(subset, name))
-
-
-def test_a_tampered_subset_is_refused():
-    content = json.loads(draw_subset(balanced_labels(5, 40), 5, imbalance_factor=8).to_json())
-    content["train"][0] += 1
-    with pytest.raises(UserError, match="was changed"):
-        Subset.from_json(json.dumps(content))
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"train": "x", "validation": [], "class_counts": [], "sha256": ""}'])
-def test_text_that_is_no_subset_is_refused(text):
-    with pytest.raises(UserError, match="not a stored subset"):
-        Subset.from_json(text)
 
 
 def test_the_profile_follows_the_available_counts_whatever_the_class_ids():
@@ -399,24 +248,6 @@ def test_reading_meta_set_of_counts_as_found_is_no_tail_of_the_files():
     assert set(in_order.meta) == {*range(45, 50), *range(65, 70)}
 
 
-def test_a_meta_set_is_part_of_the_hash_and_survives_json():
-    labels = balanced_labels(4, 30)
-    subset = draw_subset(labels, 4, imbalance_factor=10, meta_per_class=3)
-    lists = [np.array(part, dtype="<i8").tobytes() for part in (subset.train, subset.meta)]
-    assert subset.sha256 == hashlib.sha256(lists[0] + b"validation" + b"meta" + lists[1]).hexdigest()
-    again = Subset.from_json(subset.to_json())
-    assert (again.sha256, again.meta.tolist()) == (subset.sha256, subset.meta.tolist())
-    with pytest.raises(ValueError, match="read-only"):
-        again.meta[...] = 0
-
-
-def test_without_a_meta_set_a_stored_subset_is_what_it_was():
-    subset = draw_subset(balanced_labels(4, 30), 4, imbalance_factor=10)
-    stored = json.loads(subset.to_json())
-    assert list(stored) == ["sha256", "class_counts", "train", "validation"]
-    assert Subset.from_json(json.dumps(stored)).meta.size == 0
-
-
 def test_a_meta_set_that_leaves_a_class_nothing_is_refused_with_the_class():
     labels = np.repeat([0, 1, 2], [30, 4, 3])
     with pytest.raises(UserError, match=r"class 1 has 4 images: with meta_per_class=4 none is left .* \(2 of 3"):
@@ -437,22 +268,3 @@ def test_a_stratified_split_keeps_the_file_order():
     assert (np.diff(kept) > 0).all()
     assert (np.diff(cut) > 0).all()
     assert sorted([*kept, *cut]) == list(range(30))
-
-
-def test_group_bounds_are_those_of_the_papers():
-    groups = shot_groups([101, 100, 20, 19])
-    assert {name: mask.tolist() for name, mask in groups.items()} == {
-        "many": [True, False, False, False],
-        "medium": [False, True, True, False],
-        "few": [False, False, False, True],
-    }
-
-
-def test_overlapping_groups_are_refused():
-    with pytest.raises(UserError, match="overlap"):
-        shot_groups([5], many_above=10, few_below=12)
-
-
-def test_head_classes_are_the_top_by_count_with_ties_to_the_lower_id():
-    assert head_classes(np.array([5, 9, 9, 9, 1]), 0.4).tolist() == [False, True, True, False, False]
-    assert head_classes([3, 2], 0.2).tolist() == [True, False]

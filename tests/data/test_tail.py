@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safa.data.longtail import exponential_counts
+from safa.data.counts import exponential_counts
 from safa.data.tail import BAR_WIDTH, describe, render, save_png
 from safa.errors import UserError
 

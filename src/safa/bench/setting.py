@@ -14,8 +14,9 @@ from torch import nn
 from safa import recipe as recipes
 from safa.catalog import build
 from safa.data.cifar import MEAN, STD
+from safa.data.counts import exponential_counts
 from safa.data.dataset import LongTailed
-from safa.data.longtail import Subset, exponential_counts
+from safa.data.subset import Subset
 from safa.data.types import IntArray, Source, Split
 from safa.errors import UserError, closest
 from safa.heads import CosineHead

@@ -1,7 +1,10 @@
 """Data sets, long-tailed subsets of them, and what their tails look like."""
 
-from safa.data.longtail import Subset, draw_subset, exponential_counts, head_classes, shot_groups, step_counts
+from safa.data.counts import exponential_counts, step_counts
+from safa.data.groups import head_classes, shot_groups
+from safa.data.longtail import draw_subset
 from safa.data.sources import load_source
+from safa.data.subset import Subset
 from safa.data.types import Source, Split
 
 __all__ = [

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from safa import recipe as recipes
+from safa.data.counts import count_labels
+from safa.data.groups import shot_groups
 from safa.data.listing import first_few
-from safa.data.longtail import Subset, count_labels, draw_subset, shot_groups
+from safa.data.longtail import draw_subset
 from safa.data.sources import Source, Split, load_source
+from safa.data.subset import Subset
 from safa.data.types import IntArray
 from safa.errors import UserError
 

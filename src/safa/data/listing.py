@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from safa.data import images as image_files
+from safa.data.counts import count_labels
 from safa.data.images import CorruptImageError
-from safa.data.longtail import count_labels, stratified_split
+from safa.data.longtail import stratified_split
 from safa.data.pixels import fingerprint, image_hashes, statistics
 from safa.data.types import ByteArray, IntArray, Source, Split
 from safa.errors import UserError

@@ -1,176 +1,21 @@
-"""Long-tailed profiles, frozen subsets drawn after them, and the groups results are reported in.
-
-Everything here is a pure function of labels or class counts; nothing reads an image.
-"""
+"""Draw a long-tailed subset of a data set: a pure function of its labels, which reads no image."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from safa import classes
+from safa.data.counts import count_labels, exponential_counts, step_counts
+from safa.data.subset import Subset
+from safa.data.types import IntArray
 from safa.errors import UserError
 
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 Profile = Literal["exponential", "step", "as_found"]
 Order = Literal["ldam", "rsg"]
 ValidationFrom = Literal["any", "left_out"]
-Indices = Sequence[int] | IntArray
-
-
-def exponential_counts(largest: int, num_classes: int, imbalance_factor: float) -> IntArray:
-    """Image counts that fall exponentially from first to last class.  [Cui et al. 2019; LDAM-DRW's code]
-
-    Args:
-        largest: images of the first class.
-        num_classes: C, the number of classes.
-        imbalance_factor: largest over smallest class, at least 1.
-
-    Returns:
-        Counts, shape (C,), int64: ``int(largest * imbalance_factor ** (-c / (C - 1)))``, truncated as the
-        released code does.
-
-    Reading:
-        Computed as a division by ``imbalance_factor ** (c / (C - 1))``. It is the same number, except that
-        the last class is exactly ``int(largest / imbalance_factor)`` where the negative power would round 49
-        / 49 down to 0.
-
-    Raises:
-        UserError: if the factor is below 1, or leaves the last class without an image.
-    """
-    _check_profile(largest, num_classes, imbalance_factor)
-    exponents = np.arange(num_classes) / max(num_classes - 1, 1)
-    counts = (largest / np.power(float(imbalance_factor), exponents)).astype(np.int64)
-    return _without_empty_class(counts, largest, imbalance_factor)
-
-
-def step_counts(largest: int, num_classes: int, imbalance_factor: float) -> IntArray:
-    """Image counts of two heights: half of the classes is large, the rest small.  [Buda et al. 2018]
-
-    Args:
-        largest: images of each class of the first half.
-        num_classes: C, the number of classes.
-        imbalance_factor: largest over smallest class, at least 1.
-
-    Returns:
-        Counts, shape (C,), int64: ``largest`` for the first ``C // 2`` classes, ``int(largest /
-        imbalance_factor)`` for the rest.
-
-    Reading:
-        With an odd C the released LDAM-DRW code forgets the last class; here the middle class is a small one.
-
-    Raises:
-        UserError: if the factor is below 1, or leaves the small classes without an image.
-    """
-    _check_profile(largest, num_classes, imbalance_factor)
-    counts = np.full(num_classes, largest, dtype=np.int64)
-    counts[num_classes // 2 :] = int(largest / imbalance_factor)
-    return _without_empty_class(counts, largest, imbalance_factor)
-
-
-def count_labels(labels: NDArray[Any], num_classes: int) -> IntArray:
-    """Images of each class, shape (num_classes,), int64.
-
-    Raises:
-        UserError: if a label lies outside ``[0, num_classes)``.
-    """
-    labels = np.asarray(labels)
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if wrong.size:
-        raise UserError(
-            f"label {int(wrong[0])} is out of range: {num_classes} classes have labels 0 to "
-            f"{num_classes - 1} ({wrong.size} of {labels.size} labels are outside)"
-        )
-    return np.bincount(labels, minlength=num_classes).astype(np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class Subset:
-    """A frozen choice of training images.
-
-    Attributes:
-        train: indices into the source's training split, shape (n,), int64, class after class; read-only.
-        validation: indices held out for validation, shape (m,), int64, disjoint from ``train``; read-only.
-        meta: indices of the balanced meta set, class after class, int64, disjoint from both; read-only, and
-            empty unless one was asked for.
-        class_counts: images of each class in ``train``, that is after the validation images were cut; shape
-            (C,), int64.
-        sha256: hex digest of the index lists; see ``subset_hash``.
-    """
-
-    train: IntArray
-    validation: IntArray
-    meta: IntArray
-    class_counts: IntArray
-    sha256: str
-
-    @classmethod
-    def of(cls, train: Indices, validation: Indices, class_counts: Any, meta: Indices = ()) -> Subset:
-        """Freeze index lists and hash them."""
-        kept, cut, apart, counts = (
-            np.array(values, dtype=np.int64) for values in (train, validation, meta, class_counts)
-        )
-        for array in (kept, cut, apart, counts):
-            array.setflags(write=False)
-        return cls(train=kept, validation=cut, meta=apart, class_counts=counts, sha256=subset_hash(kept, cut, apart))
-
-    @property
-    def trained_on(self) -> str:
-        """Hex digest of what decides the weights: ``sha256`` without the validation images."""
-        return subset_hash(self.train, np.zeros(0, dtype=np.int64), self.meta)
-
-    def to_json(self) -> str:
-        """The subset as JSON text, to be stored with the run."""
-        lists = {
-            "class_counts": self.class_counts.tolist(),
-            "train": self.train.tolist(),
-            "validation": self.validation.tolist(),
-            # Only where there is one, so that a subset without reads as it always did.
-            **({"meta": self.meta.tolist()} if len(self.meta) else {}),
-        }
-        return json.dumps({"sha256": self.sha256, **lists})
-
-    @classmethod
-    def from_json(cls, text: str) -> Subset:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            UserError: if the text is no subset, or its index lists do not match its hash.
-        """
-        try:
-            stored = json.loads(text)
-            subset = cls.of(stored["train"], stored["validation"], stored["class_counts"], stored.get("meta", ()))
-            expected = stored["sha256"]
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"this is not a stored subset: {error!r}; draw it again") from error
-        if subset.sha256 != expected:
-            raise UserError(
-                f"the stored subset was changed: its index lists hash to {subset.sha256}, "
-                f"recorded is {expected}; draw it again"
-            )
-        return subset
-
-
-def subset_hash(train: IntArray, validation: IntArray, meta: IntArray) -> str:
-    """SHA-256 (hex) of the training indices, the word ``validation`` and the validation indices.
-
-    A meta set adds the word ``meta`` and its indices; without one the digest is what it was before there were
-    any. Indices count as little-endian int64, so every machine gets the same digest.
-    """
-    digest = hashlib.sha256(np.ascontiguousarray(train, dtype="<i8").tobytes())
-    digest.update(b"validation")
-    digest.update(np.ascontiguousarray(validation, dtype="<i8").tobytes())
-    if len(meta):
-        digest.update(b"meta")
-        digest.update(np.ascontiguousarray(meta, dtype="<i8").tobytes())
-    return digest.hexdigest()
 
 
 def draw_subset(
@@ -268,43 +113,6 @@ def stratified_split(labels: NDArray[Any], num_classes: int, fraction: float, se
     """
     subset = draw_subset(labels, num_classes, profile="as_found", seed=seed, validation=fraction)
     return np.sort(subset.train), np.sort(subset.validation)
-
-
-def shot_groups(class_counts: Any, *, many_above: int = 100, few_below: int = 20) -> dict[str, BoolArray]:
-    """Classes by their training images: many > 100, medium 20 to 100, few < 20.  [Liu et al. 2019]
-
-    Returns:
-        ``many``, ``medium``, ``few`` -> mask over the classes, shape (C,). Each class is in exactly one.
-    """
-    if few_below > many_above + 1:
-        raise UserError(f"few_below={few_below} exceeds many_above + 1 = {many_above + 1}: the groups overlap")
-    counts = np.asarray(class_counts)
-    many, few = counts > many_above, counts < few_below
-    return {"many": many, "medium": ~many & ~few, "few": few}
-
-
-def head_classes(class_counts: Any, head_ratio: float = 0.2) -> BoolArray:
-    """``safa.classes.head_classes`` as an array: mask over the classes, shape (C,)."""
-    return np.array(classes.head_classes(np.asarray(class_counts).tolist(), head_ratio), dtype=np.bool_)
-
-
-def _check_profile(largest: int, num_classes: int, imbalance_factor: float) -> None:
-    if num_classes < 1:
-        raise UserError(f"num_classes must be at least 1, got {num_classes}")
-    if largest < 1:
-        raise UserError(f"largest is the number of images of the most frequent class, so at least 1, got {largest}")
-    if not (1 <= imbalance_factor < float("inf")):
-        hint = f"; did you mean {1 / imbalance_factor:g}?" if 0 < imbalance_factor < 1 else ""
-        raise UserError(f"imbalance_factor is largest over smallest class, so at least 1, got {imbalance_factor}{hint}")
-
-
-def _without_empty_class(counts: IntArray, largest: int, imbalance_factor: float) -> IntArray:
-    if counts[-1] < 1:
-        raise UserError(
-            f"imbalance_factor {imbalance_factor:g} leaves the rarest class without an image when the "
-            f"largest has {largest}; use at most {largest}"
-        )
-    return counts
 
 
 def _check_choices(

@@ -8,8 +8,8 @@ from typing import get_args
 
 from safa.catalog import DATASETS
 from safa.data import cifar, digits, folder, idx, listing, table
+from safa.data.counts import count_labels
 from safa.data.listing import OnCorrupt
-from safa.data.longtail import count_labels
 from safa.data.pixels import fingerprint, statistics
 from safa.data.types import Channels, Source, Split
 from safa.errors import UserError, closest

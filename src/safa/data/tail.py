@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safa.classes import by_count
-from safa.data.longtail import head_classes, shot_groups
+from safa.data.groups import head_classes, shot_groups
 from safa.errors import UserError
 from safa.files import write_atomically
 

@@ -1,0 +1,28 @@
+"""Groups of classes against their definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from safa.data.groups import head_classes, shot_groups
+from safa.errors import UserError
+
+
+def test_group_bounds_are_those_of_the_papers():
+    groups = shot_groups([101, 100, 20, 19])
+    assert {name: mask.tolist() for name, mask in groups.items()} == {
+        "many": [True, False, False, False],
+        "medium": [False, True, True, False],
+        "few": [False, False, False, True],
+    }
+
+
+def test_overlapping_groups_are_refused():
+    with pytest.raises(UserError, match="overlap"):
+        shot_groups([5], many_above=10, few_below=12)
+
+
+def test_head_classes_are_the_top_by_count_with_ties_to_the_lower_id():
+    assert head_classes(np.array([5, 9, 9, 9, 1]), 0.4).tolist() == [False, True, True, False, False]
+    assert head_classes([3, 2], 0.2).tolist() == [True, False]
