@@ -23,6 +23,15 @@ def test_overlapping_groups_are_refused():
         shot_groups([5], many_above=10, few_below=12)
 
 
+def test_groups_may_leave_no_class_between_them():
+    groups = shot_groups([10, 11], many_above=10, few_below=11)
+    assert {name: mask.tolist() for name, mask in groups.items()} == {
+        "many": [False, True],
+        "medium": [False, False],
+        "few": [True, False],
+    }
+
+
 def test_head_classes_are_the_top_by_count_with_ties_to_the_lower_id():
     assert head_classes(np.array([5, 9, 9, 9, 1]), 0.4).tolist() == [False, True, True, False, False]
     assert head_classes([3, 2], 0.2).tolist() == [True, False]
