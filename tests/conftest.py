@@ -13,6 +13,7 @@ from safa import recipe as recipes
 from safa import runs
 from safa.data import dataset
 from safa.job import Job
+from safa.machine import Machine, accelerator_for
 from safa.parts import Parts
 from safa.recipe import Model, Named, Recipe, Schedule, Stage
 from safa.train import Trainer
@@ -61,7 +62,7 @@ def tiny_file(tmp_path, tiny_recipe) -> Path:
 def tiny_run(tiny_recipe, tiny_data, tmp_path_factory) -> Path:
     """The folder of a finished run of the tiny recipe; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    runs.run(Job("tiny", tiny_recipe, folder), runs.Machine(), tiny_data)
+    runs.run(Job("tiny", tiny_recipe, folder), Machine(), tiny_data)
     return folder
 
 
@@ -75,7 +76,7 @@ def parts_of(tiny_data):
 
     def build(*stages: Stage, data=tiny_data, **options) -> Parts:
         recipe = recipe_of(stages, data, options)
-        return Parts(recipe, data, runs.accelerator_for(recipe, runs.Machine()))
+        return Parts(recipe, data, accelerator_for(recipe, Machine()))
 
     return build
 
@@ -86,7 +87,7 @@ def trainer_of(tiny_data, tmp_path):
 
     def build(*stages: Stage, data=tiny_data, folder=tmp_path, kind=None, **options) -> Trainer:
         recipe = recipe_of(stages, data, options)
-        trainer = Trainer(recipe, data, folder, runs.accelerator_for(recipe, runs.Machine()))
+        trainer = Trainer(recipe, data, folder, accelerator_for(recipe, Machine()))
         if kind is not None:
             trainer.learner = kind(trainer.learner.parts)
         return trainer

@@ -21,7 +21,7 @@ ROWS = [
     {"averaging", "classes", "crossing", "files", "sums", "tracking"},
     {"recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
-    {"evaluate", "provenance"},
+    {"evaluate", "machine", "provenance"},
     {"parts", "job"},
     {"learner"},
     {"train", "clouds"},

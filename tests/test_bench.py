@@ -28,6 +28,7 @@ from safa.catalog import CATALOG
 from safa.commands.reporting import tables_of
 from safa.errors import UserError
 from safa.job import Job
+from safa.machine import Machine
 from safa.train import CHECKPOINT
 
 TINY = Setting("resnet8", batch_size=16)
@@ -255,7 +256,7 @@ def test_a_row_is_the_last_stage_of_its_recipe_after_those_in_which_its_augmente
 
 def test_a_stage_takes_the_steps_that_training_takes(tiny_recipe, tiny_data, tmp_path, monkeypatch):
     recipe = dataclasses.replace(tiny_recipe, stages=(dataclasses.replace(tiny_recipe.stages[1], epochs=1),))
-    runs.run(Job("x", recipe, tmp_path), runs.Machine(), tiny_data)
+    runs.run(Job("x", recipe, tmp_path), Machine(), tiny_data)
     trained = checkpoint.load(tmp_path / CHECKPOINT)["model"]
     monkeypatch.setattr(settings, "long_tailed", lambda _: tiny_data)
     stage = Stage(Setting("resnet8", 16, "float32"), Method("x", recipe, 0))

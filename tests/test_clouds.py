@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from safa import clouds, recipe, runs
+from safa import clouds, recipe
 from safa.clouds import GENERATED, REAL, TEST, chosen_classes
+from safa.machine import Machine, accelerator_for
 from safa.train import Trainer
 from safa.types import Augmented
 
@@ -20,7 +21,7 @@ from safa.types import Augmented
 def trainer(tiny_recipe, tiny_data, tmp_path_factory) -> Trainer:
     stages = tuple(replace(stage, epochs=1) for stage in tiny_recipe.stages)
     short = replace(tiny_recipe, stages=stages)
-    made = Trainer(short, tiny_data, tmp_path_factory.mktemp("run"), runs.accelerator_for(short, runs.Machine()))
+    made = Trainer(short, tiny_data, tmp_path_factory.mktemp("run"), accelerator_for(short, Machine()))
     made.run()
     return made
 
@@ -81,7 +82,7 @@ def test_features_are_what_enters_the_classifier(found, trainer):
 @pytest.mark.parametrize("name", ["safa", "feature_transfer", "rsg", "delta_encoder"])  # all but the first learn idle
 def test_looking_changes_neither_network_nor_augmenter(name, tiny_recipe, tiny_data, tmp_path):
     one = replace(tiny_recipe, stages=(recipe.Stage(1, augmenter=recipe.Augmenter(name)),))
-    trainer = Trainer(one, tiny_data, tmp_path, runs.accelerator_for(one, runs.Machine()))
+    trainer = Trainer(one, tiny_data, tmp_path, accelerator_for(one, Machine()))
     trainer.learner.enter_up_to(trainer.plan, 0)
     parts = trainer.learner.model, trainer.learner.augmenter
     before = copy.deepcopy([part.state_dict() for part in parts])
@@ -148,7 +149,7 @@ def test_images_that_do_not_fit_at_once_have_the_same_features_and_rows_of_every
 
 def test_without_an_augmenter_there_are_no_generated_rows(tiny_recipe, tiny_data, tmp_path):
     plain = replace(tiny_recipe, stages=(recipe.Stage(1),))
-    trainer = Trainer(plain, tiny_data, tmp_path, runs.accelerator_for(plain, runs.Machine()))
+    trainer = Trainer(plain, tiny_data, tmp_path, accelerator_for(plain, Machine()))
     trainer.run()
     assert set(clouds.features(trainer.learner)["kind"]) == {REAL, TEST}
 

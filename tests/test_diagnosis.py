@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from safa import diagnosis, runs
+from safa import diagnosis
 from safa.clouds import Rows
 from safa.diagnosis import (
     batch_statistics,
@@ -22,6 +22,7 @@ from safa.diagnosis import (
     nearest_mean,
     over_classes,
 )
+from safa.machine import Machine, accelerator_for
 from safa.recipe import Augmenter, Named, Stage
 from safa.train import Trainer
 from safa.types import Augmented
@@ -196,7 +197,7 @@ def begun(tiny_recipe, tiny_data, tmp_path_factory):
     def begin(*stages: Stage) -> Trainer:
         recipe = replace(tiny_recipe, stages=stages)
         folder = tmp_path_factory.mktemp("run")
-        trainer = Trainer(recipe, tiny_data, folder, runs.accelerator_for(recipe, runs.Machine()))
+        trainer = Trainer(recipe, tiny_data, folder, accelerator_for(recipe, Machine()))
         trainer.learner.enter_up_to(trainer.plan, len(stages) - 1)
         return trainer
 

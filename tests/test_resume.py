@@ -28,6 +28,7 @@ from safa.errors import UserError
 from safa.job import Job, job_of
 from safa.learner import Learner
 from safa.losses import LDAMLoss
+from safa.machine import Machine, accelerator_for
 from safa.progress import Progress
 from safa.recipe import Augmenter, Named, Optimizer, Stage
 from safa.train import CHECKPOINT, Stopped, Trainer
@@ -89,7 +90,7 @@ def _assert_same(first: object, second: object, where: str) -> None:
 
 def train(recipe: recipes.Recipe, data: dataset.LongTailed, folder: Path, at: int = 0) -> bool:
     """Train, or go on, and stop after ``at`` steps; whether the run was stopped."""
-    trainer = Trainer(recipe, data, folder, runs.accelerator_for(recipe, runs.Machine()), progress=Interrupting(at))
+    trainer = Trainer(recipe, data, folder, accelerator_for(recipe, Machine()), progress=Interrupting(at))
     try:
         trainer.run()
     except Stopped:
@@ -205,7 +206,7 @@ def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_start
 
 
 def test_a_stop_in_an_epochs_last_step_keeps_the_epoch_as_a_whole(tiny_recipe, tiny_data, tmp_path):
-    accelerator = runs.accelerator_for(tiny_recipe, runs.Machine())
+    accelerator = accelerator_for(tiny_recipe, Machine())
     trainer = Trainer(tiny_recipe, tiny_data, tmp_path, accelerator, progress=Interrupting(STEPS))
     with pytest.raises(Stopped, match="^stopped after epoch 0$"):
         trainer.run()
@@ -216,7 +217,7 @@ def test_a_stop_in_an_epochs_last_step_keeps_the_epoch_as_a_whole(tiny_recipe, t
 def test_a_stop_during_the_last_evaluation_is_heard(tiny_recipe, tiny_data, tmp_path, monkeypatch):
     """Else the next run of a comparison would start."""
     recipe = replace(tiny_recipe, stages=tiny_recipe.stages[:1])
-    trainer = Trainer(recipe, tiny_data, tmp_path, runs.accelerator_for(recipe, runs.Machine()))
+    trainer = Trainer(recipe, tiny_data, tmp_path, accelerator_for(recipe, Machine()))
     evaluation = trainer._evaluation
 
     def interrupted():
@@ -303,7 +304,7 @@ def kill_and_resume(file: str, out: str) -> None:
     for life in range(MOST_LIVES):
         if _enough(kills):
             break
-        machine = runs.Machine(cache=Path(out) / f"cache{life}")  # of its own, else the second life is short
+        machine = Machine(cache=Path(out) / f"cache{life}")  # of its own, else the second life is short
         job = Job("tiny", recipe, Path(out) / f"life{life}")
         for place in LIVES[life % len(LIVES)]:
             kills[place] += _killed(lambda job=job, machine=machine: runs.run(job, machine, data), place, moments)
@@ -422,7 +423,7 @@ def test_processes_that_do_not_see_the_same_checkpoint_do_not_start(
 ):
     """As on two computers without a common disk: one would begin at epoch 0 beside another at epoch 1."""
     train(tiny_recipe, tiny_data, tmp_path, at=STEPS + 1)
-    trainer = Trainer(tiny_recipe, tiny_data, tmp_path, runs.accelerator_for(tiny_recipe, runs.Machine()))
+    trainer = Trainer(tiny_recipe, tiny_data, tmp_path, accelerator_for(tiny_recipe, Machine()))
     monkeypatch.setattr(trainer.accelerator, "gather", lambda own: torch.cat([own, own.new_tensor([others])]))
     with pytest.raises(UserError, match="would not go on from one state"):
         trainer.run()

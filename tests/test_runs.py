@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
-from accelerate import PartialState
 from PIL import Image
 
 from safa import __version__, checkpoint, evaluate, files, runs
@@ -24,10 +20,10 @@ from safa.data.dataset import LongTailed
 from safa.data.subset import Subset
 from safa.errors import UserError
 from safa.job import Job, recipe_sha256
+from safa.machine import Machine
 from safa.parts import Parts
 from safa.recipe import Augmenter, Data, Model, Named, Recipe, Schedule, Stage
 from safa.report import lines
-from safa.runs import Machine
 from tests.test_resume import assert_same_state
 
 ISSUE_KEYS = [
@@ -289,20 +285,6 @@ def test_a_device_that_is_not_there_is_refused(device, message, tiny_recipe, tin
     with pytest.raises(UserError, match=message):
         runs.run(Job("tiny", tiny_recipe, tmp_path / "run"), Machine(device=device), tiny_data)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_device_that_was_asked_for_is_taken_whatever_the_run_before_took(tiny_recipe):
-    runs.accelerator_for(tiny_recipe, Machine(device="cpu"))
-    PartialState._shared_state["device"] = torch.device("meta")  # as after a run on a GPU
-    assert runs.accelerator_for(tiny_recipe, Machine(device="cpu")).device.type == "cpu"
-
-
-def test_processes_wait_for_hours_while_the_first_tests(tiny_recipe, monkeypatch):
-    given = {}
-    monkeypatch.setattr(runs, "Accelerator", lambda **options: given.update(options))
-    runs.accelerator_for(tiny_recipe, Machine(device="cpu"))
-    (handler,) = given["kwargs_handlers"]
-    assert handler.to_kwargs()["timeout"] >= timedelta(hours=1)
 
 
 # --- several runs ------------------------------------------------------------------------------------------
@@ -568,7 +550,7 @@ def test_fp16_on_the_cpu_is_refused_with_a_way_out(tiny_recipe, tiny_data, tmp_p
         pytest.skip("there is a GPU")
     job = Job("x", replace(tiny_recipe, precision="fp16"), tmp_path)
     with pytest.raises(UserError, match="precision fp16 needs a GPU; use bf16 or float32 on the CPU"):
-        runs.run(job, runs.Machine(), tiny_data)
+        runs.run(job, Machine(), tiny_data)
 
 
 def test_a_run_in_fp16_can_be_evaluated_without_a_gpu(copied):
@@ -625,14 +607,3 @@ def test_a_run_is_not_evaluated_on_other_images(copied):
         UserError, match="the images of digits differ from those .* was trained on; name their folder with --root"
     ):
         runs.evaluate_run(copied)
-
-
-@pytest.mark.parametrize("error", [None, UserError("a mistake")])
-def test_a_group_of_processes_is_left_whatever_happens(error):
-    with pytest.raises(UserError) if error else nullcontext(), runs.processes():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        if error:
-            raise error
-    assert not dist.is_initialized()
-    with runs.processes():  # without a group there is nothing to leave
-        pass

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from safa import checkpoint, evaluate, runs
+from safa import checkpoint, evaluate
 from safa.assembly import network
 from safa.data import dataset
 from safa.errors import UserError
 from safa.losses import CrossEntropyLoss
+from safa.machine import Machine, accelerator_for
 from safa.progress import Progress
 from safa.recipe import Augmenter, Named, Recipe, Stage
 from safa.train import CHECKPOINT, Trainer
@@ -245,7 +246,7 @@ def test_tensorboard_gets_what_the_log_has(tiny_data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe = Recipe("x", (Stage(2),), tiny_data.spec, RESNET8, batch_size=64)
-    trainer = Trainer(recipe, tiny_data, tmp_path, runs.accelerator_for(recipe, runs.Machine()), track=True)
+    trainer = Trainer(recipe, tiny_data, tmp_path, accelerator_for(recipe, Machine()), track=True)
     trainer.run()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

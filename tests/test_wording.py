@@ -13,6 +13,7 @@ import pytest
 from safa import cli, runs
 from safa.errors import UserError
 from safa.job import Job
+from safa.machine import Machine
 from safa.tracking import TensorBoard
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
@@ -76,7 +77,7 @@ def test_a_milestone_out_of_reach_is_told_once_for_each_recipe(tiny_recipe, tmp_
     said: list[str] = []
     monkeypatch.setattr(runs, "_train", lambda *_: {})
     short = replace(tiny_recipe, stages=(replace(tiny_recipe.stages[0], epochs=2),))
-    machine = runs.Machine(cache=tmp_path / "cache", say=said.append)
+    machine = Machine(cache=tmp_path / "cache", say=said.append)
     jobs = [Job(name, replace(short, seed=seed), tmp_path / f"{name}{seed}") for seed in (0, 1) for name in "ab"]
     told = "schedule.milestones has 3, beyond the last epoch, 1: the learning rate does not fall there; "
     told += "set the list to fit, or to [] for one rate"

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
-
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
 
 from safa import evaluate, files, outcome, precision, provenance
 from safa import recipe as recipes
@@ -24,6 +18,7 @@ from safa.deploy import network
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
 from safa.job import Job, describe, job_of, refuse_another_recipe, refuse_other_images
+from safa.machine import Machine, accelerator_for, on_cpu
 from safa.parts import Parts
 from safa.plan import epochs_of, epochs_trained, remarks, shared_epochs
 from safa.processes import is_first_process
@@ -32,39 +27,8 @@ from safa.report import lines
 from safa.report.lines import RESULT
 from safa.train import Trainer
 
-Say = Callable[[str], None]
-
 SLOW_BF16 = 1.5
 """Cost of bf16, as a multiple of float32, from which a run says so: less may be a busy machine."""
-
-GROUP_TIMEOUT = timedelta(hours=12)
-"""How long processes wait for the first, which alone tests and diagnoses; NCCL would end the run after ten minutes."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how to run. Nothing here changes what a run is asked to compute.
-
-    Device and number of threads change how sums are rounded, as the version of torch does. Weights of the same
-    address may then differ, in the last bits at first and by more the longer they are trained.
-
-    Attributes:
-        device: auto, cpu or cuda.
-        cache: folder of states shared between runs; none when empty.
-        results: file that result lines are appended to; none when empty.
-        workers: processes that decode images too many for memory.
-        track: log to TensorBoard in the run's folder.
-        progress: draw a bar; where standard error is a terminal by default.
-        say: what to do with a sentence for the user.
-    """
-
-    device: str = "auto"
-    cache: Path | None = None
-    results: Path | None = None
-    workers: int = 0
-    track: bool = False
-    progress: bool | None = None
-    say: Say = field(default=lambda _: None)
 
 
 def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Iterable[str] = ()) -> dict[str, Any]:
@@ -185,7 +149,7 @@ def _say_remarks(jobs: Sequence[Job], machine: Machine) -> None:
         machine.say(remark)
     # What has begun goes on as it is, so there is nothing to say or to measure.
     begin = [job for job in jobs if not (job.folder / CHECKPOINT).exists()]
-    if any(job.recipe.precision == "bf16" for job in begin) and _on_cpu(machine):
+    if any(job.recipe.precision == "bf16" for job in begin) and on_cpu(machine):
         cost = precision.bf16_cost()
         if cost > SLOW_BF16:
             machine.say(
@@ -249,40 +213,6 @@ def _say_reused(trainer: Trainer, job: Job, machine: Machine) -> None:
     others = ", ".join(f"{name} {value}" for name, value in trainer.reused_of.items() if value != here[name])
     remark = f"; they were trained with {others}, which may change the last bits" if others else ""
     machine.say(f"{job.name}: {trainer.reused_epochs} of {job.recipe.epochs} epochs came from the cache{remark}")
-
-
-@contextmanager
-def processes() -> Iterator[None]:
-    """Leave the group of processes that a distributed run forms; at the interpreter's end its threads may abort."""
-    try:
-        yield
-    finally:
-        if _is_distributed():
-            torch.distributed.destroy_process_group()
-
-
-def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
-    if machine.device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device must be auto, cpu or cuda, got {machine.device!r}")
-    if machine.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, but torch finds none; pass --device cpu")
-    # Without a GPU, Accelerate forms a group of processes only where the CPU is asked for.
-    on_cpu = _on_cpu(machine)
-    if recipe.precision == "fp16" and on_cpu:
-        raise UserError("precision fp16 needs a GPU; use bf16 or float32 on the CPU")
-    mixed = "no" if recipe.precision == "float32" else recipe.precision
-    # Accelerate allows one precision and one device per process, and a comparison or a notebook may need two.
-    AcceleratorState._reset_state(reset_partial_state=not _is_distributed())
-    waiting = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
-    return Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[waiting])
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _on_cpu(machine: Machine) -> bool:
-    return machine.device == "cpu" or not torch.cuda.is_available()
 
 
 def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], machine: Machine) -> None:

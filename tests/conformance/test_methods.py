@@ -31,7 +31,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from safa import assembly, evaluate, library, runs
+from safa import assembly, evaluate, library
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
@@ -39,6 +39,7 @@ from safa.deploy.export import export
 from safa.deploy.network import Deployed, load_run
 from safa.job import Job, describe
 from safa.learner import Learner
+from safa.machine import Machine, accelerator_for
 from safa.parts import Parts
 from safa.plan import epochs_of
 from safa.recipe import Named, Recipe
@@ -189,7 +190,7 @@ def trained(
     kind: type[Learner], recipe: Recipe, images: LongTailed, folder: Path, noted: Noted | None = None, at: int = 0
 ) -> Trainer:
     """A trainer that has run, on from what is in its folder; asked to stop after ``at`` steps, if any."""
-    accelerator = runs.accelerator_for(recipe, runs.Machine(device="cpu"))
+    accelerator = accelerator_for(recipe, Machine(device="cpu"))
     trainer = Trainer(recipe, images, folder, accelerator, progress=Interrupting(at))
     trainer.learner = kind(trainer.learner.parts)
     trainer.learner.noted = dict(noted or {})

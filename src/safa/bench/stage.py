@@ -13,9 +13,9 @@ from safa.bench.methods import Method
 from safa.bench.setting import Setting
 from safa.bench.turns import seconds_of
 from safa.learner import Learner
+from safa.machine import Machine, accelerator_for
 from safa.parts import Parts
 from safa.plan import epochs_of
-from safa.runs import Machine, accelerator_for
 from safa.sums import Sums
 
 

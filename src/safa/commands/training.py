@@ -19,8 +19,8 @@ from safa.processes import is_first_process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from safa.machine import Machine
     from safa.recipe import Recipe
-    from safa.runs import Machine
 
 MOST_LISTED = 8  # models; more would push the table off the screen
 
@@ -38,7 +38,8 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     name, path = ("", None) if recipe is None else library.find(recipe)
     chosen = None if path is None else _load(path, options, seed)
     from safa.job import Job, job_of
-    from safa.runs import processes, run
+    from safa.machine import processes
+    from safa.runs import run
     from safa.train import Stopped
 
     if chosen is None:
@@ -64,11 +65,11 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     files = dict.fromkeys(pair for given in recipes for pair in library.select(given).items())
     named = _once_each([(name, _load(path, options, seed)) for seed in chosen for name, path in files])
     from safa.job import Job
+    from safa.machine import processes
     from safa.report import tables
     from safa.report.distinctions import labels
     from safa.report.pairs import paired
     from safa.runs import compare as run_all
-    from safa.runs import processes
     from safa.train import Stopped
 
     changes = tuple(options["set"])
@@ -105,7 +106,7 @@ def _once_each(named: list[tuple[str, Recipe]]) -> list[tuple[str, Recipe]]:
 
 
 def _machine(options: dict[str, Any]) -> Machine:
-    from safa.runs import Machine
+    from safa.machine import Machine
 
     if options["threads"] is not None:
         import torch

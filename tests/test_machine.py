@@ -1,0 +1,39 @@
+"""The machine: the device that was asked for, and processes that wait, and part."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+
+from safa.errors import UserError
+from safa.machine import Machine, accelerator_for, processes
+
+
+def test_a_device_that_was_asked_for_is_taken_whatever_the_run_before_took(tiny_recipe):
+    accelerator_for(tiny_recipe, Machine(device="cpu"))
+    PartialState._shared_state["device"] = torch.device("meta")  # as after a run on a GPU
+    assert accelerator_for(tiny_recipe, Machine(device="cpu")).device.type == "cpu"
+
+
+def test_processes_wait_for_hours_while_the_first_tests(tiny_recipe, monkeypatch):
+    given = {}
+    monkeypatch.setattr("safa.machine.Accelerator", lambda **options: given.update(options))
+    accelerator_for(tiny_recipe, Machine(device="cpu"))
+    (handler,) = given["kwargs_handlers"]
+    assert handler.to_kwargs()["timeout"] >= timedelta(hours=1)
+
+
+@pytest.mark.parametrize("error", [None, UserError("a mistake")])
+def test_a_group_of_processes_is_left_whatever_happens(error):
+    with pytest.raises(UserError) if error else nullcontext(), processes():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        if error:
+            raise error
+    assert not dist.is_initialized()
+    with processes():  # without a group there is nothing to leave
+        pass
