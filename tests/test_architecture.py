@@ -23,7 +23,7 @@ ROWS = [
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
     {"evaluate", "machine", "provenance"},
     {"parts", "job"},
-    {"learner"},
+    {"learner", "rehearsal"},
     {"train", "clouds"},
     {"diagnosis", "deploy"},
     {"outcome"},
@@ -39,6 +39,7 @@ NEVER = {
     "losses": {"recipe", "plan", "augmenters"},  # a loss does not know epochs
     "assembly": METHODS,  # it knows names, no method
     "parts": METHODS,  # as assembly
+    "rehearsal": METHODS,
     "learner": METHODS,  # it knows protocols and names, no method
     "train": METHODS,
     "deploy": {"parts", "learner", "train"},  # a network in use knows nothing of training

@@ -17,6 +17,7 @@ from safa.errors import UserError
 from safa.learner import Learner
 from safa.losses import CrossEntropyLoss
 from safa.recipe import Augmenter, Model, Named, Optimizer, Schedule, Stage
+from safa.rehearsal import rehearse
 from safa.sums import Sums
 from safa.train import CHECKPOINT, Trainer
 from safa.types import Lookahead
@@ -422,7 +423,7 @@ def test_an_augmenter_of_tokens_is_built_for_the_length_of_a_token(trainer_of):
         Stage(1, augmenter=Augmenter("safa", options={"layout": "tokens"}), sampler=Named("pairs")),
         model=Model(Named("tests.test_learner:Tokens")),
     )
-    trainer.learner.parts.try_all()
+    rehearse(trainer.learner.parts)
     assert make_augmenter(trainer).channels == 12
     trainer.run()
     assert "reconstruction" in trainer.history[0]["terms"]

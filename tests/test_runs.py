@@ -21,7 +21,6 @@ from safa.data.subset import Subset
 from safa.errors import UserError
 from safa.job import Job, recipe_sha256
 from safa.machine import Machine
-from safa.parts import Parts
 from safa.recipe import Augmenter, Data, Model, Named, Recipe, Schedule, Stage
 from safa.report import lines
 from tests.test_resume import assert_same_state
@@ -422,7 +421,7 @@ def test_what_a_row_is_told_apart_by_makes_two_of_them(name, recipe, changes, tm
 
 def test_a_recipe_is_tried_once_whatever_the_number_of_its_seeds(tmp_path, tiny_recipe, machine, monkeypatch):
     tried = []
-    monkeypatch.setattr(Parts, "try_all", lambda self: tried.append(self.recipe.method))
+    monkeypatch.setattr(runs, "rehearse", lambda parts: tried.append(parts.recipe.method))
     monkeypatch.setattr(runs, "_train", lambda *_: {"reused_epochs": 0})
     recipes_of = {name: replace(recipe, seed=s) for s in range(3) for name, recipe in variants(tiny_recipe).items()}
     runs.compare(

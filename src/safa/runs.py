@@ -23,6 +23,7 @@ from safa.parts import Parts
 from safa.plan import epochs_of, epochs_trained, remarks, shared_epochs
 from safa.processes import is_first_process
 from safa.progress import Progress
+from safa.rehearsal import rehearse
 from safa.report import lines
 from safa.report.lines import RESULT
 from safa.train import Trainer
@@ -228,7 +229,7 @@ def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], mach
         for folder in filter(None, (job.folder, machine.cache)):
             files.refuse_unwritable(folder)
         if seedless not in tried:  # seeds draw other weights and make no other mistakes
-            Parts(job.recipe, data, accelerator_for(job.recipe, machine)).try_all()
+            rehearse(Parts(job.recipe, data, accelerator_for(job.recipe, machine)))
             tried.append(seedless)
 
 
