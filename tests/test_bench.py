@@ -314,16 +314,18 @@ def test_methods_are_measured_printed_and_appended(tmp_path, capsys, monkeypatch
     assert "| tau-norm | – |  | – |" in tables_of([str(path)])[0]["steps"]
 
 
-def test_a_line_names_the_commit_that_the_measuring_began_with(monkeypatch):
-    commits = ["before"]
+@pytest.mark.parametrize(("measure", "module"), [(run, measured), (run_methods, costs)])
+def test_a_line_names_the_commit_that_the_measuring_began_with(measure, module, monkeypatch):
+    commits, plain = ["before"], module.measure
 
-    def measured_meanwhile():
+    def measured_meanwhile(*given):
         commits.append("after")
-        return methods(["ce"])
+        return plain(*given)
 
     monkeypatch.setattr(command, "commit", lambda: commits[-1])
-    monkeypatch.setattr(command, "methods", measured_meanwhile)
-    line = run_methods(steps=1, rounds=1, batch_size=16, model="resnet8", precision="float32", results=None)
+    monkeypatch.setattr(command, "methods", lambda: methods(["ce"]))
+    monkeypatch.setattr(module, "measure", measured_meanwhile)
+    line = measure(steps=1, rounds=1, batch_size=16, model="resnet8", precision="float32", results=None)
     assert (line["commit"], commits[-1]) == ("before", "after")
 
 

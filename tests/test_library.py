@@ -261,6 +261,7 @@ def test_an_adjusted_row_is_the_row_and_no_further_epoch(folder, row, tau):
     head = recipes.Named("adjusted", {"tau": float(tau.replace("-", "."))})
     stages = *plain.stages, recipes.Stage(epochs=0, head=head)
     assert replace(plain, method=adjusted.method, stages=stages) == adjusted
+    assert shared(f"{folder}/{row}".replace("controls", "table1"), f"{folder}/{row}-adjusted-{tau}") == plain.epochs
 
 
 def shared(first: str, second: str) -> int:

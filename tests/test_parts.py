@@ -26,7 +26,7 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_refused(tiny_data, t
         device=torch.device("cpu"), num_processes=3, process_index=0, is_main_process=True, scaler=None
     )
     message = "batch_size 16 cannot be split over 3 processes; make it a multiple"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"^{message}$"):
         Parts(tiny_recipe, tiny_data, three).sampler(tiny_recipe.stages[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,6 +58,11 @@ def refused(parts: Parts) -> str:
 )
 def test_a_mistake_in_the_last_stage_is_found_before_the_first_is_trained(last, message, parts_of):
     assert message in refused(parts_of(Stage(1), last))
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_is_found_before_training(tiny_data, tiny_recipe):
+    three = SimpleNamespace(device=torch.device("cpu"), num_processes=3, process_index=0)
+    assert "cannot be split over 3 processes" in refused(Parts(tiny_recipe, tiny_data, three))
 
 
 def test_a_head_that_cannot_follow_another_is_found_before_the_first_stage_is_trained(parts_of):

@@ -70,10 +70,10 @@ class Parts:
         """The augmenter for its layer of the network, if one is named; ``index`` is the epoch it begins with."""
         if spec is None:
             return None
-        return self.augmenter_for(spec, assembly.entering(spec, model, self.data.source.image_size), index)
+        return self.augmenter_of_shape(spec, assembly.entering(spec, model, self.data.source.image_size), index)
 
-    def augmenter_for(self, spec: recipes.Augmenter, shape: Sequence[int], index: int) -> Any:
-        """The augmenter for features of a shape, of one image."""
+    def augmenter_of_shape(self, spec: recipes.Augmenter, shape: Sequence[int], index: int) -> Any:
+        """The augmenter for features of this shape, of one image; ``index`` as of ``augmenter``."""
         built = assembly.augmenter(
             spec,
             shape,

@@ -119,7 +119,7 @@ def _try_augmenter(parts: Parts, stage: recipes.Stage, model: nn.Module) -> None
     if stage.augmenter is None:
         return
     shape = assembly.entering(stage.augmenter, model, parts.data.source.image_size)
-    built = parts.augmenter_for(stage.augmenter, shape, 0)
+    built = parts.augmenter_of_shape(stage.augmenter, shape, 0)
     refuse_other_than_augmenter(built)
     built.active = stage.generate
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -90,7 +90,7 @@ class Trainer:
     def run(self) -> None:
         """Train what is left of the plan; raises ``Stopped`` when a signal asks for an end.
 
-        ``rehearsal`` finds beforehand what would stop a later stage.
+        ``rehearse`` finds beforehand what would stop a later stage.
         """
         if self.accelerator.is_main_process:
             files.remove_halves(self.folder)

@@ -572,6 +572,8 @@ def test_reading_reach_can_grow_to_the_whole_way_over_steps_that_generate_and_go
         run(safa, features, labels)
         safa.active = True
         run(safa, features[:2], labels[:2])  # no tail row, so nothing to generate
+        with torch.no_grad():
+            run(safa, features, labels)  # looked at, not trained
         grown = run(safa, features, labels)
         share = grown.diagnostics["reach"].item()
         assert close(grown.features[3] - features[2], share * way)
@@ -922,7 +924,8 @@ def test_settings_show_in_the_representation():
         ({"contrastive": True}, "contrastive is a weight of at least 0, got True"),
         ({"detach": "no"}, "detach must be true or false, got 'no'"),
         ({"deltas": 0}, "deltas is a whole number of at least 1, got 0"),
-        ({"growing_steps": 0}, "growing_steps is a whole number of at least 1, got 0"),
+        ({"reach": "growing", "growing_steps": 0}, "growing_steps is a whole number of at least 1, got 0"),
+        ({"growing_steps": 7}, "growing_steps does nothing where the reach is whole; .* set reach: growing"),
         ({"deltas": True}, "deltas is a whole number of at least 1, got True"),
         ({"tails": "class"}, "tails must be one of rows, classes, got 'class'; did you mean 'classes'"),
         ({"layout": "token"}, "layout must be map, tokens or vector, got 'token'; did you mean 'tokens'"),

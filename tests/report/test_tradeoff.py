@@ -73,6 +73,12 @@ def test_a_group_that_no_class_is_in_has_no_panel(tmp_path, plotted):
     assert plotted == [([70], [45])]
 
 
+def test_a_row_without_a_group_is_left_out_of_its_panel_alone(tmp_path, plotted):
+    svg = write_tradeoff([result("CE", 30, 55, 90), result("DRW", 40, 50, None)], tmp_path / "t.svg").read_text()
+    assert plotted == [([70], [45]), ([60], [50]), ([70], [10]), ([], [])]
+    assert ">CE<" in svg and ">DRW<" in svg
+
+
 def test_a_change_that_all_lines_share_parts_no_curve(tmp_path, monkeypatch):
     joined = []
 

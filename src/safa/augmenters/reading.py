@@ -44,7 +44,8 @@ class Reading:
             point ``drawn`` evenly between them, as far as ``judged`` by Q: by the probability, which learns nothing
             by it, that the two are of one class, or ``growing`` from next to none of it to the whole. The terms see
             the generated one.
-        growing_steps: training steps that generate until a growing reach is the whole way.
+        growing_steps: a growing reach is the whole way from this training step on; those that generate nothing are not
+            counted.
         practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
     """
 
@@ -98,6 +99,10 @@ def chosen(reading: str | Reading, choices: Mapping[str, Any]) -> Reading:
     found = dataclasses.replace(reading, **choices)
     for name in names:
         _check_choice(name, getattr(found, name))
+    if "growing_steps" in choices and found.reach != "growing":
+        raise UserError(
+            f"growing_steps does nothing where the reach is {found.reach}; leave it out, or set reach: growing"
+        )
     if found.reach == "judged" and not found.contrastive:
         raise UserError("reach is judged by Q, which there is only with its term; give contrastive a weight above 0")
     return found

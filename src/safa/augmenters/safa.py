@@ -228,12 +228,15 @@ class SAFA(TailAugmenter):
         return terms.contrastive(logits, same, balanced), _accuracy(logits, same, generated)
 
     def _share(self, generated: _Generated) -> Tensor:
-        """How much of the way from its sample to what was generated of it each row goes, shape (m,)."""
+        """How much of the way from its sample to what was generated of it each row goes, shape (m,).
+
+        A growing reach takes its next step by it, unless rows are only looked at, without gradients.
+        """
         if self.reading.reach == "drawn":
             return generated.drawn_share()
         if self.reading.reach == "judged":
             return self._judged_share(generated)
-        self.steps += 1
+        self.steps += torch.is_grad_enabled()
         return (self.steps / self.reading.growing_steps).clamp(max=1).expand(len(generated.tail))
 
     @torch.no_grad()

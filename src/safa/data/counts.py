@@ -1,4 +1,4 @@
-"""How many images the classes of a long tail have, by its profile; and how many labels have."""
+"""Images per class: those that a profile gives a long tail, and those that labels have."""
 
 from __future__ import annotations
 

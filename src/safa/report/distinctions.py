@@ -60,11 +60,12 @@ def without_precision(lines: Sequence[Line]) -> list[Line]:
 
 
 def label_of(method: str, distinctions: Sequence[str]) -> str:
+    """The name of a row: its method, and what tells it apart in brackets."""
     return f"{method} ({', '.join(distinctions)})" if distinctions else method
 
 
 def precision_of(line: Line) -> str:
-    """Empty where it tells nothing apart."""
+    """The precision of a line; empty where it tells nothing apart."""
     return "" if _ANY_PRECISION in line else str(line.get("precision", "unknown precision"))
 
 

@@ -98,12 +98,14 @@ def _drawn(drawn: Sequence[Curve], width: int) -> Figure:
 
 
 def _trace(axes: Any, curve: Curve, group: str, number: int) -> Any:
-    """A filled marker on the row itself, hollow ones where its setting is changed."""
+    """A filled marker on the row itself, hollow ones where its setting is changed; none for a row without the group."""
     ink = colour(f"method-{number % 8}")
     marker = MARKERS[(number + number // 8) % len(MARKERS)]  # so that no two of 64 look alike
-    points = [(_accuracy(row, "many"), _accuracy(row, group)) for row in curve.rows]
-    (line,) = axes.plot(*zip(*points, strict=True), color=ink, linewidth=1.2, marker=marker, markersize=5)
-    for point, value in zip(points, curve.values, strict=True):
+    shown = [(row, value) for row, value in zip(curve.rows, curve.values, strict=True) if getattr(row, group)]
+    points = [(_accuracy(row, "many"), _accuracy(row, group)) for row, _ in shown]
+    x, y = zip(*points, strict=True) if points else ((), ())
+    (line,) = axes.plot(x, y, color=ink, linewidth=1.2, marker=marker, markersize=5)
+    for point, (_, value) in zip(points, shown, strict=True):
         if value:
             axes.plot(*point, marker=marker, markersize=5, color=ink, markerfacecolor=colour("paper"))
             axes.annotate(value, point, xytext=(5, 3), textcoords="offset points", fontsize=9, color=colour("muted"))
