@@ -685,15 +685,16 @@ def test_data_as_found_needs_no_factor(call):
     assert "\n400 test images, 40 in a class; no validation images\n" in out
 
 
-def test_data_shows_test_and_validation_images_by_class(call, tmp_path):
-    for split, numbers in {"train": (9, 4), "test": (3, 1), "val": (1, 1)}.items():
+@pytest.mark.parametrize(("largest", "of_few"), [(9, ""), (20, ", 1 in the few-shot ones together")])
+def test_data_shows_test_and_validation_images_by_class(largest, of_few, call, tmp_path):
+    for split, numbers in {"train": (largest, 4), "test": (3, 1), "val": (1, 1)}.items():
         for name, number in zip("ab", numbers, strict=True):
             (tmp_path / split / name).mkdir(parents=True)
             for i in range(number):
                 pixels = np.random.RandomState([*split.encode(), ord(name), i]).randint(0, 256, (8, 8, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / name / f"{i}.png")
     _, out, _ = call("data", tmp_path)
-    assert "\n4 test images, 1 to 3 in a class; 2 validation images\n" in out
+    assert f"\n4 test images, 1 to 3 in a class{of_few}; 2 validation images\n" in out
 
 
 # --- deploying ---------------------------------------------------------------------------------------------

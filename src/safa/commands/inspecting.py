@@ -53,12 +53,13 @@ def data(
 
 
 def _held_out(loaded: LongTailed) -> str:
-    """How many images there are to test on, and how many to choose settings on."""
-    counts, validation = loaded.test_counts, loaded.validation
+    """How many images there are to test on, those of the few-shot classes too, and how many to choose settings on."""
+    counts, validation, few = loaded.test_counts, loaded.validation, loaded.groups["few"]
     least, most = int(counts.min()), int(counts.max())
     per_class = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    of_few = f", {counts[few].sum():,} in the few-shot ones together" if few.any() and not few.all() else ""
     chosen_on = "no validation images" if validation is None else f"{len(validation):,} validation images"
-    return f"{counts.sum():,} test images, {per_class} in a class; {chosen_on}"
+    return f"{counts.sum():,} test images, {per_class} in a class{of_few}; {chosen_on}"
 
 
 def list_names(what: str | None) -> int:
