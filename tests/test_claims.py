@@ -30,10 +30,10 @@ def lines(file: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / "results" / f"{file}.jsonl").read_text().splitlines()]
 
 
-def runs(file: str, data: str, method: str, figure: str = TEST) -> Runs:
+def runs(file: str, data: str, method: str, figure: str = TEST, factor: float = 100) -> Runs:
     """Seed and precision -> figure."""
     found = [line for line in lines(file) if (line["dataset"], line["method"]) == (data, method)]
-    found = [line for line in found if line["imbalance_factor"] == 100 and not line.get("changes")]
+    found = [line for line in found if line["imbalance_factor"] == factor and not line.get("changes")]
     values = {(line["seed"], line["precision"]): line[figure] for line in found}
     assert len(values) == len(found), f"{file}: {data}, {method} has two lines of one seed"
     return values
@@ -49,6 +49,11 @@ def gains(base: Runs, other: Runs) -> list[float]:
 def averaged(data: str, method: str = TENTH, figure: str = TEST) -> list[float]:
     """Gains of SAFA in the stage with averaged weights."""
     return gains(*(runs(FILES[data], data, name, figure) for name in (BASE, method)))
+
+
+def at_factor(factor: float) -> list[float]:
+    """Gains of SAFA in that stage on Fashion-MNIST-LT at other factors."""
+    return gains(*(runs("factors", FASHION, name, factor=factor) for name in (BASE, TENTH)))
 
 
 def strong(data: str, figure: str = TEST) -> tuple[Runs, Runs]:
@@ -130,6 +135,11 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
             number(averaged(FASHION)),
         ),
         "on validation images in {}.": (number(won_validation),),
+        "At factor 200 of Fashion-MNIST-LT it is {} points below ({} seeds), at 50 level ({}).": (
+            mean(at_factor(200)),
+            number(at_factor(200)),
+            number(at_factor(50)),
+        ),
         "it is {} to {} points below on CIFAR-100-LT with each of {} seeds": (min(pairs), max(pairs), number(pairs)),
         "by {} points on CIFAR-100-LT (paper: {}), and by {} on CIFAR-10-LT (paper: {}).": (
             *(gain for data in CIFAR for gain in (schedule(data, "LDAM-DRW-SAFA"), of_paper(data))),
@@ -139,6 +149,7 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
         ),
     }
     assert missing("README.md", claims) == []
+    assert abs(mean(at_factor(50))) < 0.1  # "level"
 
 
 def test_the_summary_of_the_results_says_what_the_lines_say():
@@ -154,6 +165,11 @@ def test_the_summary_of_the_results_says_what_the_lines_say():
             *(number(averaged(data)) for data in CIFAR),
         ),
         "and {} on Fashion-MNIST-LT ({})": (mean(averaged(FASHION)), number(averaged(FASHION))),
+        "at 200 SAFA takes {} points ({} seeds), at 50 nothing ({}).": (
+            mean(at_factor(200)),
+            number(at_factor(200)),
+            number(at_factor(50)),
+        ),
         "{} on CIFAR-100-LT ({} seeds, in batches of pairs) where it has 53.96": (error(pairs), number(pairs)),
         "{} on CIFAR-10-LT ({}, in ordinary ones) where it has 19.52.": (error(tenth), number(tenth)),
         "{} and {} without SAFA, {} and {} with it.": (*map(error, (plain100, plain10, safa100, safa10)),),
