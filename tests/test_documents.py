@@ -46,10 +46,13 @@ def test_the_results_page_has_the_table_of_every_file_and_the_readme_of_some():
     assert readme_s <= page_s
 
 
-def test_the_chart_of_the_trade_is_drawn_from_the_committed_lines(tmp_path):
-    sources = [line for name in ("cifar100", "controls") for line in lines.read(ROOT / "results" / f"{name}.jsonl")]
+@pytest.mark.parametrize(
+    ("chart", "names"), [("tradeoff", ("cifar100", "controls")), ("tradeoff-fashion", ("adjusted",))]
+)
+def test_a_chart_of_the_trade_is_drawn_from_the_committed_lines(chart, names, tmp_path):
+    sources = [line for name in names for line in lines.read(ROOT / "results" / f"{name}.jsonl")]
     drawn = write_tradeoff(sources, tmp_path / "tradeoff.svg")
-    assert drawn.read_text(encoding="utf-8") == (ROOT / "docs" / "tradeoff.svg").read_text(encoding="utf-8")
+    assert drawn.read_text(encoding="utf-8") == (ROOT / "docs" / f"{chart}.svg").read_text(encoding="utf-8")
 
 
 def anchors(page: str) -> set[str]:
