@@ -18,14 +18,11 @@ def to_plain(value: Any, defaults: bool = False) -> Any:
     Leaving defaults out keeps recipes short, and keeps the address of a cached stage when a later version adds a key.
     With ``defaults`` they are kept: what a run's own folder must say, since a later version may change one.
     """
-    if isinstance(value, (Named, Augmenter)):
-        rest = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("name", "options")}
-        rest = {key: item for key, item in rest.items() if defaults or item != _default(type(value), key)}
-        return {"name": value.name, **rest, **to_plain(dict(value.options), defaults)}
     if dataclasses.is_dataclass(value):
         items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         kept = {n: item for n, item in items.items() if defaults or item != _default(type(value), n)}
-        return {key: to_plain(item, defaults) for key, item in kept.items()}
+        options = kept.pop("options", {})  # of a ``Named`` or an ``Augmenter``; they stand beside its own keys
+        return {key: to_plain(item, defaults) for key, item in (kept | dict(options)).items()}
     if isinstance(value, Mapping):
         return {key: to_plain(item, defaults) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
