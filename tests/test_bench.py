@@ -322,7 +322,7 @@ def test_a_line_names_the_commit_that_the_measuring_began_with(measure, module, 
         commits.append("after")
         return plain(*given)
 
-    monkeypatch.setattr(command, "commit", lambda: commits[-1])
+    monkeypatch.setattr(command, "commit_of_process", lambda: commits[-1])
     monkeypatch.setattr(command, "methods", lambda: methods(["ce"]))
     monkeypatch.setattr(module, "measure", measured_meanwhile)
     line = measure(steps=1, rounds=1, batch_size=16, model="resnet8", precision="float32", results=None)

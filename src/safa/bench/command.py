@@ -18,7 +18,7 @@ from safa.bench.memory import kind, kind_beyond
 from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
 from safa.files import refuse_unwritable_file
-from safa.outcome import commit
+from safa.outcome import commit_of_process
 from safa.report import bench, lines
 
 Line = dict[str, Any]
@@ -79,7 +79,7 @@ def _begun(kind: str, setting: Setting, rounds: int, steps: int) -> Line:
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "commit": commit(),
+        "commit": commit_of_process(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
