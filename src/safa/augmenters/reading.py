@@ -73,7 +73,7 @@ class Reading:
 
 READINGS: dict[str, Reading] = {
     "measured": Reading(),
-    # As printed: lambda 1, and what the text says of start and pairs, which is nothing. lambda 3 is printed
+    # As printed: lambda 1; plain initialisation and random pairs, for the text says no more. lambda 3 is printed
     # 1e2, most likely for 1e-2: an inverse ratio near 1 times 100 would drown the classification loss.
     "paper": Reading(reconstruction=100.0, start="random", pairs="random"),
 }
