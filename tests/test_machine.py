@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from datetime import timedelta
 
@@ -37,3 +40,28 @@ def test_a_group_of_processes_is_left_whatever_happens(error):
     assert not dist.is_initialized()
     with processes():  # without a group there is nothing to leave
         pass
+
+
+FREED_AGAIN = """
+import resource
+import torch
+from safa.machine import keep_freed_memory
+{before}
+for step in range(6):
+    if step == 3:
+        begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(3 * 2**20) for _ in range(8)]
+    large = torch.ones(24 * 2**20)
+    del kept, large
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library's setting is that of glibc")
+def test_memory_that_a_step_has_freed_is_taken_by_the_next_without_the_system():
+    def page_faults(before):
+        settings = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        code = [sys.executable, "-c", FREED_AGAIN.format(before=before)]
+        return int(subprocess.run(code, env=settings, capture_output=True, text=True, check=True).stdout)
+
+    assert page_faults("keep_freed_memory()") < page_faults("") / 10

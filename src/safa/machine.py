@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,10 @@ Say = Callable[[str], None]
 
 GROUP_TIMEOUT = timedelta(hours=12)
 """How long processes wait for the first, which alone tests and diagnoses; NCCL would end the run after ten minutes."""
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # settings of mallopt(3), as <malloc.h> numbers them
+_NEVER = -1
+_GROWTH = 64 * 2**20  # bytes that the heap grows by at least
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,20 @@ def processes() -> Iterator[None]:
     finally:
         if _is_distributed():
             torch.distributed.destroy_process_group()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that tensors on the CPU free, for those of the next step.
+
+    glibc gives blocks of many MiB back to the system as soon as they are free, and the next step takes each of them
+    anew, a page fault per 4 KiB. The process stays as large as it once was, and it is one setting for all of it: so it
+    is for a process that trains and ends, and no library call makes it. With another C library it does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_TOP_PAD, _GROWTH)
 
 
 def on_cpu(machine: Machine) -> bool:

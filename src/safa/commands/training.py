@@ -106,8 +106,9 @@ def _once_each(named: list[tuple[str, Recipe]]) -> list[tuple[str, Recipe]]:
 
 
 def _machine(options: dict[str, Any]) -> Machine:
-    from safa.machine import Machine
+    from safa.machine import Machine, keep_freed_memory
 
+    keep_freed_memory()
     if options["threads"] is not None:
         import torch
 
