@@ -91,6 +91,18 @@ def test_sixteen_bit_big_endian_tiff_is_scaled(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "values", [np.uint8([0, 100, 255]), np.uint16([0, 25700, 65535]), np.float32([0, 100 / 255, 1])]
+)
+def test_a_tiff_that_counts_from_white_is_turned_round_whatever_its_bits(tmp_path, values):
+    path = save(Image.fromarray(values[None]), tmp_path / "a.tif")
+    photometric = (262).to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little")
+    before, black_is_zero, after = path.read_bytes().partition(photometric + b"\1")
+    assert black_is_zero
+    path.write_bytes(before + photometric + b"\0" + after)
+    assert [red for red, _, _ in colours(path)] == [255, 155, 0]
+
+
+@pytest.mark.parametrize(
     ("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 0.2, float("nan")], [0, 51, 0])]
 )
 def test_floats_go_from_0_to_1_and_missing_values_are_black(tmp_path, values, expected):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from safa.errors import UserError
 
@@ -50,7 +51,8 @@ def decode(path: str | Path, image_size: int | None = None) -> ByteArray:
 
     Grayscale and palette images become RGB, transparency is laid over white, CMYK is converted, an EXIF
     orientation is applied, and of an animation the first frame is taken. Gray values of more than 8 bits are
-    divided by 257, so that 65535 is white; floats are multiplied by 255, so that 1 is; NaN is black.
+    divided by 257, so that 65535 is white; floats are multiplied by 255, so that 1 is; NaN is black. A TIFF that
+    counts from white is turned round.
 
     Args:
         path: the file.
@@ -172,10 +174,8 @@ def _require_content(size: int) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     _turn_upright(image)
-    if image.mode in _SIXTEEN_BIT_MODES:
-        image = Image.fromarray(_opaque(np.asarray(image), image.info.get("transparency")))
-    elif image.mode == "F":
-        image = Image.fromarray(_eight_bit(np.asarray(image), 1))
+    if image.mode in _SIXTEEN_BIT_MODES or image.mode == "F":
+        image = Image.fromarray(_gray(image))
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -189,12 +189,16 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _opaque(values: NDArray[Any], transparent: object) -> ByteArray:
-    """Gray values of 16 bits as bytes, with white for the one that a PNG calls transparent."""
-    gray = _eight_bit(values, 65535)
+def _gray(image: Image.Image) -> ByteArray:
+    """Gray values of more than 8 bits as bytes, with white for the one that a PNG calls transparent."""
+    values = np.asarray(image)
+    gray = _eight_bit(values, 1 if image.mode == "F" else 65535)
+    transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         gray[values == transparent] = 255
-    return gray
+    # A TIFF may count from white. Pillow turns such values of 8 bits round, but not those of more.
+    white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
+    return 255 - gray if white_is_zero else gray
 
 
 def _eight_bit(values: NDArray[Any], white: int) -> ByteArray:
