@@ -47,7 +47,12 @@ def test_the_results_page_has_the_table_of_every_file_and_the_readme_of_some():
 
 
 @pytest.mark.parametrize(
-    ("chart", "names"), [("tradeoff", ("cifar100", "controls")), ("tradeoff-fashion", ("adjusted",))]
+    ("chart", "names"),
+    [
+        ("tradeoff", ("cifar100", "controls")),
+        ("tradeoff-fashion", ("adjusted",)),
+        ("tradeoff-averaged", ("adjusted-cifar100",)),
+    ],
 )
 def test_a_chart_of_the_trade_is_drawn_from_the_committed_lines(chart, names, tmp_path):
     sources = [line for name in names for line in lines.read(ROOT / "results" / f"{name}.jsonl")]

@@ -38,6 +38,17 @@ def test_every_kind_of_rows_is_a_line_of_means_over_seeds():
     assert [row.split(" | ")[4] for row in further[:2]] == ["training images (4,000)", "test images (6,000)"]
 
 
+def test_what_generated_rows_do_to_batch_norm_is_a_mean_over_layers_then_over_seeds():
+    first, second = line(), line(seed=1)
+    first["diagnostics"]["batch_norm"] = {"a": {"shift": 0.1, "factor": 1.0}, "b": {"shift": 0.3, "factor": 1.2}}
+    second["diagnostics"]["batch_norm"] = {"a": {"shift": 0.5, "factor": 1.1}, "b": {"shift": 0.5, "factor": None}}
+    head, _, generated, training, *_ = to_markdown([first, second]).splitlines()
+    assert head.endswith("| batch norm: shift of means | factor on deviations |")
+    assert generated.endswith("| 0.350 ± 0.212 | 1.100 ± 0.000 |")  # of 0.2 and 0.5, and of 1.1 and 1.1
+    assert training.endswith("| – | – |")
+    assert to_markdown([line()]).splitlines()[2].endswith("| – | – |")  # no batch norm comes after the rows
+
+
 def test_rows_of_one_method_on_two_data_sets_are_told_apart():
     rows = to_markdown([line(), line(dataset="cifar10", assigned=60.0)]).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows[:6]] == ["| digits"] * 3 + ["| cifar10"] * 3

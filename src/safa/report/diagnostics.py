@@ -20,6 +20,7 @@ COLUMNS = {
     "layer_nearest_mean": "at the layer: nearest mean (%)",
     "layer_distance_ratio": "own / other",
 }
+NORM_COLUMNS = {"shift": "batch norm: shift of means", "factor": "factor on deviations"}
 EXPLAINED = (
     "Of unaugmented images of the classes that features are generated of, in brackets how many; classes count alike.",
     "Network and nearest mean: the share given its own class by the network, and by the nearest class mean of the test "
@@ -28,8 +29,12 @@ EXPLAINED = (
     "mean; less is nearer to the own).",
     "Neither network nor augmenter has seen a test feature, and none judges itself: where augmentation recovers the "
     "test distribution, generated features have the figures of test images.",
-    "The first three are of what enters the classifier, the others of what enters the augmented layer, averaged over "
+    "The first three are of what enters the classifier, the next two of what enters the augmented layer, averaged over "
     "positions.",
+)
+NORM_EXPLAINED = (
+    "Of the batches that the batch norms after the generated rows work with: the shift of a channel's mean, in "
+    "deviations of the real rows alone, and the factor on its deviation; means over channels"
 )
 
 
@@ -84,6 +89,12 @@ def figures(found: Iterable[Diagnostics], kind: str, group: str) -> list[Spread 
     return [spread([values.get(column) for values in known]) for column in COLUMNS]
 
 
+def batch_norm(found: Iterable[Diagnostics]) -> list[Spread | None]:
+    """What generated rows do to batch norm: its columns' figures over seeds, each the mean over layers."""
+    layers = [each.batch_norm.values() for each in found]
+    return [spread([_mean(layer.get(column) for layer in of_seed) for of_seed in layers]) for column in NORM_COLUMNS]
+
+
 def to_markdown(lines: Iterable[Line]) -> str:
     """Draw what lines say of generated features as a GitHub table with its notes; empty where they say nothing.
 
@@ -95,13 +106,23 @@ def to_markdown(lines: Iterable[Line]) -> str:
         for label, group in methods.items():
             found = [known for line in by_seed(group).values() if (known := diagnostics(line)) is not None]
             for kind in KINDS if found else ():
-                cells = [cell.text() if cell else "–" for cell in figures(found, kind, "all")]
-                body.append([dataset, f"{factor:g}", model, label, f"{KINDS[kind]} ({amount(found, kind):,})", *cells])
+                place = dataset, f"{factor:g}", model, label, f"{KINDS[kind]} ({amount(found, kind):,})"
+                normed = batch_norm(found if kind == "generated" else ())
+                body.append([*place, *_cells(figures(found, kind, "all"), 2), *_cells(normed, 3)])
     if not body:
         return ""
     names = ("data set", "network", "method", "features")
-    table = github.table((names[0], "factor", *names[1:], *COLUMNS.values()), body, left=names)
-    return f"{table}\n\n{github.notes([*EXPLAINED, *changes_note(changed)])}"
+    table = github.table((names[0], "factor", *names[1:], *COLUMNS.values(), *NORM_COLUMNS.values()), body, left=names)
+    return f"{table}\n\n{github.notes([*EXPLAINED, f'{NORM_EXPLAINED} and layers.', *changes_note(changed)])}"
+
+
+def _mean(figures: Iterable[float | None]) -> float | None:
+    known = spread(list(figures))
+    return known.mean if known else None
+
+
+def _cells(spreads: Iterable[Spread | None], digits: int) -> list[str]:
+    return [each.text(digits) if each else "–" for each in spreads]
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float | None]:

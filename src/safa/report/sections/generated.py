@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from safa.report import charts, curves
 from safa.report.comparison import Comparison
-from safa.report.diagnostics import COLUMNS, EXPLAINED, KINDS, Diagnostics, amount, diagnostics, figures
+from safa.report.diagnostics import (
+    COLUMNS,
+    EXPLAINED,
+    KINDS,
+    NORM_COLUMNS,
+    NORM_EXPLAINED,
+    Diagnostics,
+    amount,
+    diagnostics,
+    figures,
+)
 from safa.report.markup import absent, escaped, figure, table
 from safa.report.sections.pieces import method_keys, over_epochs
 from safa.report.spread import spread
 from safa.report.svg import responsive
-
-NORMED = {"shift": "shift of means", "factor": "factor on deviations"}
-NORMED_EXPLAINED = (
-    "Of the batches that the batch norms after the generated rows work with: the shift of a channel's mean, in "
-    "deviations of the real rows alone, and the factor on its deviation; means over channels."
-)
 
 Stored = Mapping[str, Sequence[Diagnostics]]
 
@@ -59,10 +63,10 @@ def _batch_norm(stored: Stored) -> str:
     for method, found in stored.items():
         for layer in dict.fromkeys(layer for each in found for layer in each.batch_norm):
             known = [each.batch_norm.get(layer, {}) for each in found]
-            cells = [figure(spread([values.get(column) for values in known]), digits=3) for column in NORMED]
+            cells = [figure(spread([values.get(column) for values in known]), digits=3) for column in NORM_COLUMNS]
             rows.append([f"{escaped(method)}: {escaped(layer)}", *cells])
-    listing = table(["batch norm", *NORMED.values()], rows, figures_from=1)
-    return f'{listing}<p class="note">{NORMED_EXPLAINED}</p>'
+    listing = table(["layer", *NORM_COLUMNS.values()], rows, figures_from=1)
+    return f'{listing}<p class="note">{NORM_EXPLAINED}.</p>'
 
 
 def _epochs(comparison: Comparison) -> str:
