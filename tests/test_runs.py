@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from safa import __version__, checkpoint, evaluate, files, runs
+from safa import __version__, catalog, checkpoint, evaluate, files, runs
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
@@ -137,6 +137,7 @@ def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, 
     keys = [
         "recipe",
         "changes",
+        "own_code",
         "name",
         "class_names",
         "class_counts",
@@ -170,6 +171,45 @@ def test_a_line_tells_an_edited_recipe_from_the_one_before(change, same):
 def test_how_often_a_run_is_tested_makes_no_other_recipe_of_it():
     often, seldom = (Recipe("x", (Stage(4, evaluate_every=every),)) for every in (1, 4))
     assert recipe_sha256(often) == recipe_sha256(seldom)
+
+
+@pytest.fixture
+def own_loss(tmp_path, monkeypatch):
+    """Writes a module with a loss of one's own; returns how a recipe names it."""
+
+    def write(code: str) -> str:
+        (tmp_path / "losses_of_test_runs.py").write_text(f"from safa.losses import CrossEntropyLoss\n{code}\n")
+        catalog.source_hash.cache_clear()
+        return "losses_of_test_runs:Mine"
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return write
+
+
+def test_a_line_tells_edited_code_of_ones_own_from_that_before(own_loss):
+    recipe = Recipe("x", (Stage(4), Stage(4, loss=Named(own_loss("Mine = CrossEntropyLoss")))))
+    before = recipe_sha256(recipe)
+    own_loss("class Mine(CrossEntropyLoss): ...")
+    assert recipe_sha256(recipe) != before
+    own_loss("Mine = CrossEntropyLoss")
+    assert recipe_sha256(recipe) == before
+
+
+def test_a_finished_run_is_not_taken_for_one_with_edited_code(own_loss, tiny_recipe, tmp_path):
+    loss = Named(own_loss("Mine = CrossEntropyLoss"))
+    job = Job("own", replace(tiny_recipe, stages=(Stage(1, loss=loss),)), tmp_path / "run")
+    line = runs.run(job, Machine())
+    assert runs.run(job, Machine()) == line
+    own_loss("class Mine(CrossEntropyLoss): ...")
+    with pytest.raises(UserError, match=r"a run with other code of losses_of_test_runs:Mine, .*; name another"):
+        runs.run(job, Machine())
+
+
+def test_changes_that_have_a_key_of_their_own_in_the_line_make_no_other_row(tiny_recipe, tmp_path):
+    recipe = replace(tiny_recipe, seed=2, batch_size=8, stages=(Stage(1),))
+    changes = "seed=2", "batch_size=8", "data.imbalance_factor=2e1", "precision=float32"
+    line = runs.run(Job("tiny", recipe, tmp_path, changes), Machine())
+    assert (line["changes"], line["seed"], line["imbalance_factor"]) == (["batch_size=8"], 2, 20)
 
 
 def test_a_finished_run_is_not_run_again(tiny_run, tiny_recipe, said):

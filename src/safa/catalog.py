@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,22 @@ def resolve(kind: str, name: str) -> Any:
     if not callable(target):
         raise UserError(f"{kind} {name!r} is {type(target).__name__}, not a class or function")
     return target
+
+
+def own_code(settings: Any) -> dict[str, str]:
+    """Names of the user's own in a recipe, or in a part of one -> hashes of their files: an edited loss is another."""
+    code = {name: source_hash(name) for name in _names(settings)}
+    return {name: found for name, found in code.items() if found is not None}
+
+
+def _names(settings: Any) -> Iterator[str]:
+    if isinstance(settings, Mapping):
+        if isinstance(settings.get("name"), str):
+            yield settings["name"]
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for value in settings:
+            yield from _names(value)
 
 
 @functools.cache  # a module is imported once, too

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safa import recipe as recipes
+from safa.catalog import own_code
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
 from safa.files import CARD, RECIPE, expanded, read_json, readable, write_atomically
@@ -74,6 +75,7 @@ def describe(job: Job, data: LongTailed) -> None:
     described = {
         "recipe": job.name,
         "changes": list(job.changes),
+        "own_code": own_code(_essence(job.recipe)),
         "name": source.name,
         "class_names": list(source.class_names),
         "class_counts": data.class_counts,
@@ -95,17 +97,26 @@ def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
     described = read_json(job.folder / CARD)
     known = {"subset_sha256": data.subset.sha256, "images_sha256": data.source.fingerprint}
     if any(described.get(name) != value for name, value in known.items()):
-        raise UserError(f"the images of {data.source.name} differ from those {job.folder} was trained on; {way_out}")
+        raise UserError(
+            f"the images of {data.source.name} differ from those {job.folder} was trained on; {way_out} (where a file "
+            "was renamed, they may come in another order, which counts)"
+        )
 
 
 def refuse_another_recipe(job: Job) -> None:
-    """Raise a UserError if the folder holds a run of another recipe.
+    """Raise a UserError if the folder holds a run of another recipe, or of other code of the user's own.
 
     Where the images lie and how often it is tested may differ.
     """
-    path = job.folder / RECIPE
-    if path.exists() and _essence(recipes.load(path)) != _essence(job.recipe):
-        raise UserError(f"{job.folder} holds a run of another recipe; name another folder with --out, or delete it")
+    path, card, essence = job.folder / RECIPE, job.folder / CARD, _essence(job.recipe)
+    way_out = "name another folder with --out, or delete it"
+    if path.exists() and _essence(recipes.load(path)) != essence:
+        raise UserError(f"{job.folder} holds a run of another recipe; {way_out}")
+    code = own_code(essence)
+    known = read_json(card).get("own_code", code) if code and card.exists() else code
+    edited = [name for name in code if known.get(name) != code[name]]
+    if edited:
+        raise UserError(f"{job.folder} holds a run with other code of {edited[0]}, which was edited since; {way_out}")
 
 
 def recipe_sha256(recipe: recipes.Recipe) -> str:
@@ -115,7 +126,9 @@ def recipe_sha256(recipe: recipes.Recipe) -> str:
     """
     data = replace(recipe.data, name=recipes.Data.name)
     essence = _essence(replace(recipe, seed=recipes.Recipe.seed, precision=recipes.Recipe.precision, data=data))
-    return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
+    code = own_code(essence)
+    hashed = {**essence, "own_code": code} if code else essence
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def _essence(recipe: recipes.Recipe) -> Any:

@@ -21,6 +21,9 @@ from safa.files import write_atomically
 from safa.job import Job, dataset_name, recipe_sha256
 from safa.train import Trainer
 
+# Keys of a recipe that have their own in the line; and where the images lie changes no run.
+_TOLD_ELSEWHERE = ("seed", "precision", "data.name", "data.imbalance_factor", "data.root")
+
 
 def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     """The result line; also leaves predictions and features in the run's folder."""
@@ -30,8 +33,7 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     found = figures(predicted, data)
     return {
         "recipe": job.name,
-        # Which images they are, ``dataset`` says; where they lie changes no run.
-        "changes": [change for change in job.changes if not change.startswith(("data.name=", "data.root="))],
+        "changes": [change for change in job.changes if change.partition("=")[0] not in _TOLD_ELSEWHERE],
         "dataset": dataset_name(data),
         "imbalance_factor": data.imbalance_factor,
         "model": job.recipe.model.backbone.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -209,18 +209,9 @@ def optimizer_of(recipe: recipes.Recipe, stage_index: int) -> recipes.Optimizer:
 
 
 def _with_code(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with hashes of the files of what is the user's own in them: an edited loss is another loss."""
-    code = {name: catalog.source_hash(name) for name in _names(settings)}
-    own = {name: found for name, found in code.items() if found is not None}
+    """The settings, with hashes of the files of what is the user's own in them."""
+    own = catalog.own_code(settings)
     return {**settings, "own_code": own} if own else settings
-
-
-def _names(settings: Any) -> Iterator[str]:
-    if isinstance(settings, Mapping):
-        if isinstance(settings.get("name"), str):
-            yield settings["name"]
-        for value in settings.values():
-            yield from _names(value)
 
 
 def _digest(value: Any) -> str:

@@ -48,7 +48,7 @@ def image_hashes(split: Split) -> list[bytes]:
 
 
 def fingerprint(splits: Sequence[Split], hashes: Sequence[Sequence[bytes]] | None = None) -> str:
-    """SHA-256 (hex) that changes when labels or images change, and not when files get another name or place.
+    """SHA-256 (hex) that changes when labels or images change, or their order, and not when files get another place.
 
     Of images in memory it covers the pixels, of images on disk the content of their files. To read these once
     more is little beside decoding them in every epoch.
