@@ -198,6 +198,19 @@ def test_a_folder_deep_in_one_class_that_another_links_to_is_refused(three):
     )
 
 
+def test_one_folder_for_two_classes_is_refused(three):
+    (three / "train" / "wasp").symlink_to(three / "train" / "bee")
+    with pytest.raises(UserError, match=r"bee' and '.*wasp' are one folder, reached from two classes; remove the link"):
+        load_source(str(three))
+
+
+def test_two_folders_for_one_class_are_shown_as_they_are_written(tmp_path):
+    """As a copy from a Mac beside one from elsewhere may have them."""
+    fill(tmp_path / "train", {"caf\u00e9": 3, "cafe\u0301": 3, "tea": 3})
+    with pytest.raises(UserError, match=r"written 'cafe\\u0301' and 'caf\\xe9'; put their images into one of them$"):
+        load_source(str(tmp_path))
+
+
 def test_the_folder_that_runs_are_written_to_beside_class_folders_is_no_class(tmp_path):
     fill(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "runs" / "x-seed0").mkdir(parents=True)

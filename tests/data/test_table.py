@@ -45,6 +45,12 @@ def test_labels_may_be_names_and_splits_are_kept(images):
     assert source.test.images[:, 0, 0, 0].tolist() == [4, 5]
 
 
+@pytest.mark.parametrize("header", ["Path,LABEL,Split", "path ,label , split "])
+def test_columns_are_known_by_their_names_in_upper_or_lower_case(header, images):
+    source = load_source(write(images, header, *rows("abab", "ttee")))
+    assert (len(source.train), len(source.test)) == (2, 2)
+
+
 def test_integer_labels_are_class_ids(images):
     source = load_source(write(images, "path,label,split", *rows("2011", "tttt"), "pictures/9.png,02,test"))
     assert source.class_names == ("0", "1", "2")

@@ -29,8 +29,9 @@ def list_folder(root: Path, name: str) -> Listing:
     twice. A folder without ``train/`` that holds class folders is itself taken as the training split.
 
     Raises:
-        UserError: if a folder cannot be read, a link leads nowhere, two folders are for one split, the name of a
-            class is not UTF-8, a class has no image, or a class of ``val/`` or ``test/`` is not in ``train/``.
+        UserError: if a folder cannot be read, a link leads nowhere, two folders are for one split or one class, one
+            folder is for two classes, the name of a class is not UTF-8, a class has no image, or a class of ``val/`` or
+            ``test/`` is not in ``train/``.
     """
     found = _split_folders(root)
     notes: tuple[str, ...] = ()
@@ -113,6 +114,14 @@ def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
             folder.name.encode()
         except UnicodeEncodeError as error:  # a report or a model file could not hold it
             raise UserError(f"the name of the class folder {str(folder)!r} is not UTF-8; rename the folder") from error
+    first: dict[str, str] = {}
+    for name in (folder.name for folder in classes):
+        known = first.setdefault(unicodedata.normalize("NFC", name), name)
+        if known != name:
+            raise UserError(
+                f"{str(train)!r} has two class folders {name!r}, written {known!a} and {name!a}; put their images into "
+                "one of them"
+            )
     return tuple(folder.name for folder in classes)
 
 
@@ -138,8 +147,13 @@ def _list_split(
             f"{str(folder)!r} has the class {unknown[0]!r}, which is not among the training classes "
             f"{first_few(class_names)}; the folders of all splits need the same names{_spellings(unknown, class_names)}"
         )
+    own: dict[Identity, Path] = {}
+    for class_folder in classes:
+        first = own.setdefault(_identity(class_folder), class_folder)
+        if first is not class_folder:
+            raise _one_folder(first, class_folder)
     # Links that lead back here must not pour other classes' images into this one.
-    known = {_identity(path): path for path in (root, folder, *classes)}
+    known = {_identity(root): root, _identity(folder): folder, **own}
     inside: dict[Identity, Path] = {}
     paths, labels = list[Path](), list[int]()
     for class_folder in classes:
@@ -147,14 +161,18 @@ def _list_split(
         found = list(images_in(class_folder, entered, others))
         deeper = {identity: path for identity, path in entered.items() if identity not in known}
         for identity in deeper.keys() & inside.keys():
-            raise UserError(
-                f"{str(inside[identity])!r} and {str(deeper[identity])!r} are one folder, reached from two classes; "
-                "remove the link that leads to another class"
-            )
+            raise _one_folder(inside[identity], deeper[identity])
         inside |= deeper
         paths += found
         labels += [class_names.index(class_folder.name)] * len(found)
     return Split(np.array(labels, dtype=np.int64), paths=tuple(paths))
+
+
+def _one_folder(first: Path, second: Path) -> UserError:
+    return UserError(
+        f"{str(first)!r} and {str(second)!r} are one folder, reached from two classes; remove the link that leads to "
+        "another class"
+    )
 
 
 def _spellings(unknown: list[str], class_names: tuple[str, ...]) -> str:

@@ -24,7 +24,7 @@ def list_table(file: Path, name: str, base: Path) -> Listing:
     is another spelling of 1.
 
     Args:
-        file: the CSV file, UTF-8 with a header line.
+        file: the CSV file, UTF-8 with a header line, in upper or lower case.
         name: as the data set was asked for.
         base: the folder that relative paths start from.
 
@@ -48,7 +48,8 @@ def _read_rows(file: Path) -> list[Row]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
-            _check_columns(file, list(reader.fieldnames or ()))
+            reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
+            _check_columns(file, list(reader.fieldnames))
             rows = [_row(file, reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {str(file)!r} as a CSV file in UTF-8: {error}") from error
