@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -40,6 +43,19 @@ def test_what_cannot_be_read_is_not_called_damaged(tmp_path):
     with pytest.raises(UserError) as error:
         checkpoint.load(tmp_path / "state.pt")
     assert str(error.value) == f"cannot read {tmp_path / 'state.pt'}: Is a directory"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")],
+)
+def test_what_does_not_fit_in_memory_is_not_called_damaged(error, tmp_path, monkeypatch):
+    def no_room(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", no_room)
+    with pytest.raises(UserError, match=r"too little memory to read .*state\.pt, which may be whole; free some"):
+        checkpoint.load(tmp_path / "state.pt")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
@@ -87,6 +103,15 @@ def test_the_cache_never_rewrites_a_state(tmp_path):
     cache.save("abc", STATE)
     cache.save("abc", {**STATE, "done": 4})
     assert cache.load("abc")["done"] == 3
+
+
+def test_what_was_left_half_written_a_day_ago_is_removed_and_what_another_process_writes_is_not(tmp_path):
+    old, new = tmp_path / ".abc.pt.1.part", tmp_path / ".def.pt.2.part"
+    for half in (old, new):
+        half.write_bytes(b"ha")
+    os.utime(old, (time.time() - 2 * checkpoint.DAY,) * 2)
+    StageCache(tmp_path).save("ghi", STATE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "ghi.pt"]
 
 
 def test_a_cache_that_can_no_longer_be_written_is_told_of_once(tmp_path):

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from safa.errors import UserError
-from safa.files import write_atomically
+from safa.files import remove_halves, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 """The file of a run's folder that holds its state."""
+
+DAY = 24 * 60 * 60.0  # seconds; no process writes one state for as long
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -39,7 +41,11 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint at {path}") from error
     except OSError as error:  # the file may be whole
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise _too_large(path) from error
     except Exception as error:  # torch raises many kinds for a broken file
+        if "alloc" in str(error) and "memory" in str(error):  # a RuntimeError of its allocator
+            raise _too_large(path) from error
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{path} is no checkpoint of safa, or is damaged; delete it to train anew ({reason})"
@@ -47,6 +53,10 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path} is no checkpoint of safa: it holds a {type(state).__name__}; delete it to train anew")
     return dict(state)
+
+
+def _too_large(path: Path) -> UserError:
+    return UserError(f"there is too little memory to read {path}, which may be whole; free some and try again")
 
 
 class StageCache:
@@ -71,6 +81,7 @@ class StageCache:
         """Keep a state that is not there. One that cannot be written costs other runs time, this one nothing."""
         if key in self:
             return
+        remove_halves(self.folder, DAY)
         try:
             save(self._path(key), state)
         except UserError as error:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,17 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "ignore").decode()
 
 
-def remove_halves(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left in a folder that nobody else writes to."""
+def remove_halves(folder: Path, age: float = 0) -> None:
+    """Remove what a process that was killed while it wrote has left in a folder.
+
+    Args:
+        folder: where to look.
+        age: seconds since it was written to; in a folder that others write to, more than a write takes.
+    """
     for half in folder.glob(".*.part"):
-        half.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process has removed it, or it is not ours to remove
+            if time.time() - half.stat().st_mtime >= age:
+                half.unlink()
 
 
 def refuse_unwritable_file(path: Path) -> None:
