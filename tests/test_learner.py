@@ -343,6 +343,22 @@ def test_averaging_does_not_change_the_steps_and_the_next_stage_goes_on_from_the
     assert learner.tested is learner.model
 
 
+class Remembering(CrossEntropyLoss):
+    """Has state that is no tensor."""
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        """Nothing to do with it."""
+
+
+def test_state_that_is_no_tensor_is_not_asked_whether_it_is_finite(trained):
+    learner = trained(Stage(1)).learner
+    learner.augmenter = Remembering()
+    learner.refuse_broken(Sums())
+
+
 # --- one step -----------------------------------------------------------------------------------------------
 
 

@@ -133,7 +133,7 @@ class Learner:
         parts = {"network": self.model, **({"augmenter": self.augmenter} if self.augmenter is not None else {})}
         for part, module in parts.items():
             for name, value in module.state_dict().items():
-                if not torch.isfinite(value).all():
+                if isinstance(value, Tensor) and not torch.isfinite(value).all():  # others are a module's extra state
                     raise DivergedError(f"{name!r} of the {part} is not finite")
 
     # -- stages --------------------------------------------------------------------------------------------------

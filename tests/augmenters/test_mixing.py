@@ -466,6 +466,12 @@ def test_counts_that_are_none_are_refused(make):
         make([3, 0])
 
 
+@pytest.mark.parametrize("make", [Mixup, Remix])
+def test_whole_numbers_are_not_blended(make):
+    with pytest.raises(UserError, match=r"torch\.uint8 cannot be blended; pass images as numbers with a fraction"):
+        run(make(COUNTS), maps().to(torch.uint8))
+
+
 @every_augmenter
 @pytest.mark.parametrize("shape", [(6, 5), (6,), (6, 4, 1)])
 def test_soft_labels_of_another_number_of_classes_are_refused(make, shape):

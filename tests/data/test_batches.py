@@ -177,6 +177,14 @@ def test_files_give_the_same_batches_as_images_in_memory(workers, files, split):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_reading_files_moves_no_global_random_numbers(workers, files):
+    """A step draws them, and may be the first to ask for a batch of the meta set."""
+    state = torch.get_rng_state()
+    epoch(batches(files, workers=workers), 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanishes_in_training_is_named_in_one_sentence(workers, files):
     files.paths[3].unlink()
     with pytest.raises(UserError) as error:

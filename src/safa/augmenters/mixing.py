@@ -58,13 +58,14 @@ class Mixup(nn.Module):
             labels: shape (b,), int64, or (b, k), soft.
 
         Raises:
-            UserError: if soft labels have another number of classes than this was built for.
+            UserError: if the features are whole numbers, or soft labels have another number of classes than this was
+                built for.
         """
         if not (self.active and self.training):
             return _with_no_loss(features, labels)
         share, partner = _share(self.alpha), _partners(features)
         soft = soft_labels(labels, self.num_classes)
-        return _with_no_loss(torch.lerp(features[partner], features, share), torch.lerp(soft[partner], soft, share))
+        return _with_no_loss(_blended(features, partner, share), torch.lerp(soft[partner], soft, share))
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, alpha={self.alpha}"
@@ -179,7 +180,8 @@ class Remix(nn.Module):
             labels: shape (b,), int64, or (b, k), soft.
 
         Raises:
-            UserError: if soft labels have another number of classes than this was built for.
+            UserError: if the features are whole numbers, or soft labels have another number of classes than this was
+                built for.
         """
         if not (self.active and self.training):
             return _with_no_loss(features, labels)
@@ -187,9 +189,7 @@ class Remix(nn.Module):
         soft = soft_labels(labels, len(self.class_counts))
         size = (soft * self.class_counts).sum(1)  # no product of matrices: autocast would round the counts
         label_share = self._label_share(size, size[partner], share).unsqueeze(1)
-        return _with_no_loss(
-            torch.lerp(features[partner], features, share), torch.lerp(soft[partner], soft, label_share)
-        )
+        return _with_no_loss(_blended(features, partner, share), torch.lerp(soft[partner], soft, label_share))
 
     def extra_repr(self) -> str:
         return f"num_classes={len(self.class_counts)}, alpha={self.alpha}, kappa={self.kappa}, tau={self.tau}"
@@ -230,6 +230,12 @@ def _partners(features: Tensor) -> Tensor:
     """For every row the row it is mixed with: a permutation, shape (b,)."""
     (partner,) = placed(features.device, torch.randperm(len(features), device=CPU))
     return partner
+
+
+def _blended(features: Tensor, partner: Tensor, share: float) -> Tensor:
+    if not features.is_floating_point():
+        raise UserError(f"{features.dtype} cannot be blended; pass images as numbers with a fraction, images.float()")
+    return torch.lerp(features[partner], features, share)
 
 
 def _cut(side: int, centre: int, share: float) -> slice:

@@ -105,6 +105,7 @@ class Batches:
                 num_workers=self.workers,
                 worker_init_fn=_heed_no_signal,
                 pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # else it draws a number of the steps' when it begins
             )
         for images in loader:
             if isinstance(images, UserError):
