@@ -99,6 +99,11 @@ def test_calibration_matches_the_loop_over_bins(bins, seed):
     assert expected_calibration_error(predicted, bins) == pytest.approx(literal_ece(predicted, bins), abs=1e-4)
 
 
+def test_calibration_has_fifteen_bins_unless_told_otherwise():
+    predicted = some()
+    assert expected_calibration_error(predicted) == pytest.approx(literal_ece(predicted, 15), abs=1e-4)
+
+
 def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not():
     assert expected_calibration_error(by_hand([0, 1], [0, 1], [1, 1])) == 0
     assert expected_calibration_error(by_hand([0, 1], [1, 0], [1, 1])) == 100

@@ -269,6 +269,15 @@ def test_image_weights_look_at_the_meta_set_and_at_the_rate_of_the_epoch(trained
     assert sorted(first_round.tolist()) == sorted(meta_data.meta.labels.tolist())
 
 
+def test_images_that_all_weigh_alike_train_as_without_weights(trained, meta_data, tmp_path):
+    """The loss of a step is the weighted sum: of weights 1 / n, the mean."""
+    alike = Stage(1, reweighting=Named("tests.test_learner:Looked"))
+    weighed = trained(alike, data=meta_data, model=LINEAR, folder=tmp_path / "weighed")
+    plain = trained(Stage(1), data=meta_data, model=LINEAR, folder=tmp_path / "plain")
+    assert weighed.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-3)
+    assert weighed.history[0]["test"]["error"] == pytest.approx(plain.history[0]["test"]["error"], abs=2)
+
+
 # --- mixed images -------------------------------------------------------------------------------------------
 
 

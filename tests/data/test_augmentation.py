@@ -93,6 +93,21 @@ def test_a_resized_crop_may_be_wider_than_high_and_lies_anywhere():
     assert top.max() > 44
 
 
+def test_area_and_aspect_of_a_resized_crop_are_drawn_from_their_whole_ranges():
+    columns = torch.arange(64, dtype=torch.uint8)
+    both = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(400, 64, 64, 2)
+    done = ResizedCrop(scale=(0.1, 0.4), ratio=(0.5, 2), flip=False)(both, generator()).float()
+    width, height = (done[:, -1, -1] - done[:, 0, 0]).T / 63
+    area, aspect = (width * height).sort().values, (width / height).log().sort().values
+    torch.testing.assert_close(area, torch.linspace(0.1, 0.4, 400), rtol=0, atol=0.05)
+    torch.testing.assert_close(aspect, torch.linspace(-0.69, 0.69, 400), rtol=0, atol=0.2)
+
+
+def test_a_resized_crop_has_the_ranges_that_the_page_of_recipes_names():
+    crop = ResizedCrop()
+    assert (crop.scale, crop.ratio) == ((0.2, 1), (3 / 4, 4 / 3))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -251,6 +251,13 @@ def test_images_beside_class_folders_alone_are_told(tmp_path):
     assert "1 images in the folder itself are in no class folder, and not used: loose.png" in notes
 
 
+@pytest.mark.parametrize("ending", ["bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"])
+def test_files_of_every_ending_that_the_page_names_are_images(ending, tmp_path):
+    for split in ("train", "test"):
+        fill(tmp_path / split, {"a": 2, "b": 1}, f".{ending}")
+    assert len(load_source(str(tmp_path), image_size=32).train) == 3
+
+
 def test_files_that_are_no_images_by_their_endings_are_counted(three):
     for name in ("a.HEIC", "deep/b.heic", "notes.txt", "LICENSE", ".hidden.heic", "__MACOSX/c.heic"):
         (three / "train" / "ant" / name).parent.mkdir(exist_ok=True)

@@ -64,6 +64,12 @@ def test_a_subset_is_a_pure_function_of_its_arguments_and_leaves_the_global_gene
     assert first.sha256 != draw_subset(labels, 5, imbalance_factor=8, seed=3, validation=0.2).sha256
 
 
+def test_the_seed_decides_which_images_are_set_aside():
+    labels = balanced_labels(5, 40)
+    first, second = (draw_subset(labels, 5, profile="as_found", seed=seed, validation=0.25) for seed in (0, 1))
+    assert set(first.validation) != set(second.validation)
+
+
 def test_the_profile_follows_the_available_counts_whatever_the_class_ids():
     labels = np.repeat([0, 1, 2], [5, 100, 40])
     subset = draw_subset(labels, 3, imbalance_factor=25)

@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from safa.data.counts import exponential_counts
-from safa.data.tail import BAR_WIDTH, describe, render, save_png
+from safa.data.tail import BAR_WIDTH, COLOURS, describe, render, save_png
 from safa.errors import UserError
 
 
@@ -76,6 +77,11 @@ def test_every_class_is_in_one_bin():
     assert rows[-1].startswith("ranks 46 to 47")
 
 
+def test_a_row_of_several_classes_is_their_mean():
+    rows = render(describe([str(c) for c in range(47)], np.arange(47) + 1)).split("\n\n")[1].splitlines()
+    assert rows[0].split()[:5] == ["ranks", "1", "to", "3", "46"]  # of 47, 46 and 45
+
+
 @pytest.mark.parametrize("num_classes", [3, 100])
 def test_a_png_is_written(tmp_path, num_classes):
     names = [f"$ {c} _^" for c in range(num_classes)]
@@ -83,6 +89,18 @@ def test_a_png_is_written(tmp_path, num_classes):
     with Image.open(tmp_path / "tail.png") as image:
         assert image.format == "PNG"
         assert image.size == (1200, 675)
+
+
+def test_bars_of_the_png_are_the_counts_from_the_largest_on_in_the_colours_of_their_groups(tmp_path, monkeypatch):
+    drawn, plain = {}, Axes.bar
+
+    def noting(axes, places, heights, *, color, **options):
+        drawn.update({place: (height, color) for place, height in zip(places, heights, strict=True)})
+        return plain(axes, places, heights, color=color, **options)
+
+    monkeypatch.setattr(Axes, "bar", noting)
+    save_png(describe("abc", [5, 200, 50]), tmp_path / "tail.png")
+    assert drawn == {0: (200, COLOURS["many"]), 1: (50, COLOURS["medium"]), 2: (5, COLOURS["few"])}
 
 
 def test_a_png_with_an_empty_class_is_written(tmp_path):

@@ -69,3 +69,37 @@ def test_bars_of_changes_are_of_the_classes_they_stand_beside(monkeypatch):
     monkeypatch.setattr(Axes, "barh", noting)
     class_charts.changes(out_of_order(), 860)
     assert drawn == [{0: -5, 1: 0, 2: 10}]
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [(class_charts.tail, {0: 200, 1: 50, 2: 5}), (class_charts.changes, {0: -5, 1: 0, 2: 10})],
+    ids=["tail", "changes"],
+)
+def test_bars_of_more_classes_than_are_named_are_of_the_classes_they_stand_at(draw, expected, monkeypatch):
+    monkeypatch.setattr(class_charts, "NAMED_CLASSES", 2)
+    drawn, plain = {}, Axes.bar
+
+    def noting(axes, places, heights, **options):
+        drawn.update(zip(places, heights, strict=True))
+        return plain(axes, places, heights, **options)
+
+    monkeypatch.setattr(Axes, "bar", noting)
+    draw(out_of_order(), 860)
+    assert drawn == expected
+
+
+@pytest.mark.parametrize("named", [30, 2], ids=["named", "ranked"])
+def test_marks_of_accuracy_are_of_the_classes_they_stand_at(named, monkeypatch):
+    monkeypatch.setattr(class_charts, "NAMED_CLASSES", named)
+    drawn, plain = [], Axes.plot
+
+    def noting(axes, x, y, *rest, **options):
+        drawn.append(list(x if named == 30 else y))
+        return plain(axes, x, y, *rest, **options)
+
+    monkeypatch.setattr(Axes, "plot", noting)
+    five = {"class_names": list("abcde"), "class_counts": [5, 200, 50, 40, 30]}
+    groups = {"many": [1], "medium": [2, 3, 4], "few": [0]}
+    class_charts.accuracy(compare([run("CE", error_per_class=[70, 10, 30, 35, 40], groups=groups, **five)]), 860)
+    assert drawn[0] == [90, 70, 65, 60, 30]  # of classes that come b, c, d, e, a by frequency

@@ -10,13 +10,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from safa import recipe as recipes
 from safa.errors import UserError
-from safa.report import confusion, curves, embedding, page
+from safa.report import charts, confusion, curves, embedding, page
 from safa.report.comparison import compare
-from safa.report.runs import read_run
+from safa.report.runs import Features, read_run
 from safa.report.sections.generated import generated
+from safa.report.sections.pieces import in_focus
 from safa.report.sections.settings import settings
 from safa.report.sections.summary import summary
 from safa.report.sections.tail import tail
@@ -321,6 +323,58 @@ def test_mistakes_are_counted_as_by_hand(tmp_path):
     assert shares == {"right": 40.0, "few": 0.0, "medium": 20.0, "many": 40.0}
 
 
+def test_a_square_stands_in_the_row_of_its_class_and_the_column_of_what_it_is_taken_for(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", **BARE)
+    np.savez(folder / "predictions.npz", labels=np.array([8, 9]), predictions=np.array([0, 8]))
+    comparison, drawn, squares = compare([read_run(folder)]), [], charts.PolyCollection
+
+    def noting(corners, **style):
+        drawn.append(corners)
+        return squares(corners, **style)
+
+    monkeypatch.setattr(charts, "PolyCollection", noting)
+    charts.mistaken(comparison, confusion.mistakes(comparison.runs, np.array([8, 9]), 10))
+    # Columns are 8, 9, the other few-shot classes, all medium-shot and all many-shot ones.
+    assert [square[0] for square in drawn[1]] == [(4, 0), (0, 1)]
+
+
+def test_the_parts_of_a_bar_follow_each_other(monkeypatch):
+    drawn, plain = [], Axes.barh
+
+    def noting(*given, left, **style):
+        drawn.append(left)
+        return plain(*given, left=left, **style)
+
+    monkeypatch.setattr(Axes, "barh", noting)
+    charts.destinations({"CE": {"right": 40.0, "few": 10.0, "medium": 20.0, "many": 30.0}}, 860)
+    assert drawn == [0, 40, 50, 70]
+
+
+def test_of_more_than_twenty_rare_classes_the_rarest_are_listed():
+    few = {"class_counts": list(range(30, 0, -1)), "groups": {"many": [], "medium": [], "few": list(range(30))}}
+    line = result("CE", class_names=[str(c) for c in range(30)], error_per_class=[50.0] * 30, **few)
+    assert confusion.rare_classes(compare([line])).tolist() == list(range(10, 30))
+
+
+def test_of_many_methods_the_baseline_and_the_three_best_on_the_rare_classes_are_in_focus():
+    errors = {"CE": 70, "A": 50, "B": 80, "C": 40, "D": 60}
+    found = compare([result(name, few=error) for name, error in errors.items()], "CE")
+    assert in_focus(found) == ["CE", "A", "C", "D"]
+
+
+def test_groups_that_are_other_classes_in_another_run_are_pointed_out():
+    other = result("LDAM", groups={"many": [0], "medium": [], "few": [1, 2]})
+    said = settings(compare([result("CE"), other]))
+    assert "are not the same classes in all runs; the charts have those of CE-0" in said
+    assert "are not the same classes" not in settings(compare([result("CE"), result("LDAM")]))
+
+
+def test_the_curve_of_the_rare_classes_is_of_their_error(tmp_path):
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW", **BARE))
+    drawn = {panel.title: panel for panel in curves.panels(compare([run]))}["test error, few-shot classes (%)"]
+    assert drawn.curves["LDAM-DRW"].mean.tolist() == [line["test"]["error_few"] for line in run.log]
+
+
 def test_curves_are_means_over_seeds_with_their_range(tmp_path):
     runs = [read_run(run) for run in write_comparison(tmp_path, ("LDAM",), 2, **DIGITS)]
     drawn = curves.curve(runs, lambda line: line["test"]["error"] if line["epoch"] == 4 else None)
@@ -361,6 +415,13 @@ def test_the_embedding_shows_head_and_tail_classes_of_each_kind(tmp_path, monkey
     assert set(run.features.kind[rows].tolist()) == {0, 1, 2}
     shown = Counter(zip(run.features.labels[rows].tolist(), run.features.kind[rows].tolist(), strict=True))
     assert max(shown.values()) == 5
+
+
+def test_the_tail_classes_shown_are_those_with_the_most_generated_features(tmp_path):
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS | {"names": list("abcdefghijklmnop")}))
+    kept = (run.features.labels != 15) | (run.features.kind != 1)
+    fewer = Features(*(part[kept] for part in vars(run.features).values()))
+    assert embedding.shown_classes(compare([replace(run, features=fewer)]))[1] == [14, 13]
 
 
 def test_too_few_features_are_a_reason_and_not_an_error(tmp_path):
