@@ -8,9 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from safa import cli
+from safa.deploy.export import export
+from safa.deploy.network import load_run
+from safa.deploy.predict import predict_paths
+from tests.deploy.runs import write_run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -57,6 +63,28 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path):
     (tmp_path / "readme.py").write_text(blocks("python")[0])
     run("-W", "error", "readme.py", folder=tmp_path)
     assert (tmp_path / "model.pt").is_file()
+
+
+def test_exported_files_are_used_as_the_page_of_own_images_says(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run_of_digits = load_run(write_run(tmp_path / "run"))
+    for name in ("onnx", "pt2"):
+        export(run_of_digits, name, tmp_path / f"model.{name}")
+    (tmp_path / "new_photos").mkdir()
+    for side, path in ((8, "photo.jpg"), (100, "new_photos/a.png")):
+        noise = np.random.default_rng(side).integers(0, 256, (side, side + 30 * (side > 8), 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / path)
+    monkeypatch.chdir(tmp_path)
+    with_library, without = blocks("python", "docs/own_images.md")
+    for photo in ("photo.jpg", "new_photos/a.png"):
+        exec(without.replace("photo.jpg", photo), {})
+        label, probability = capsys.readouterr().out.rsplit(maxsplit=1)
+        (found,) = predict_paths(run_of_digits, [photo])
+        assert (label, float(probability)) == (found.label, pytest.approx(found.probability, abs=1e-4))
+    exec(with_library, {})
+    path, label, _ = capsys.readouterr().out.rsplit(maxsplit=2)
+    assert (path, label) == ("new_photos/a.png", found.label)
 
 
 @pytest.mark.usefixtures("pages_without_charts")

@@ -40,6 +40,9 @@ class PlugIn(nn.Module):
             inside a region under ``torch.utils.checkpoint``: backward runs it again, without the augmenter.
         augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
 
+    Switch modes on the plug-in, ``plug.eval()`` and ``plug.train()``, or on the model alone, never one on each: after
+    ``plug.eval()``, ``model.train()`` leaves the augmenter in evaluation mode, where it generates nothing.
+
     In ``DistributedDataParallel`` set ``plug.active`` on the plug-in: on the wrapper it is a new attribute that does
     nothing. DDP waits for the gradient of every parameter, and those of an idle SAFA get none. So either wrap once
     with ``find_unused_parameters=True``; or freeze the idle augmenter by ``requires_grad_(False)`` before wrapping,
