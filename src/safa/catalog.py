@@ -193,6 +193,12 @@ def own_code(settings: Any) -> dict[str, str]:
     return {name: found for name, found in code.items() if found is not None}
 
 
+def with_own_code(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, and ``own_code`` where anything in them is the user's own: what a hash of them has to cover."""
+    own = own_code(settings)
+    return {**settings, "own_code": own} if own else settings
+
+
 def _names(settings: Any) -> Iterator[str]:
     if isinstance(settings, Mapping):
         if isinstance(settings.get("name"), str):

@@ -41,11 +41,11 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint at {path}") from error
     except OSError as error:  # the file may be whole
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise _too_large(path) from error
-    except Exception as error:  # torch raises many kinds for a broken file
-        if "alloc" in str(error) and "memory" in str(error):  # a RuntimeError of its allocator
-            raise _too_large(path) from error
+    except Exception as error:  # torch raises many kinds for a broken file, and a RuntimeError where memory ends
+        if isinstance(error, MemoryError) or ("alloc" in str(error) and "memory" in str(error)):
+            raise UserError(
+                f"there is too little memory to read {path}, which may be whole; free some and try again"
+            ) from error
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{path} is no checkpoint of safa, or is damaged; delete it to train anew ({reason})"
@@ -53,10 +53,6 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path} is no checkpoint of safa: it holds a {type(state).__name__}; delete it to train anew")
     return dict(state)
-
-
-def _too_large(path: Path) -> UserError:
-    return UserError(f"there is too little memory to read {path}, which may be whole; free some and try again")
 
 
 class StageCache:

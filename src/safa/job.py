@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safa import recipe as recipes
-from safa.catalog import own_code
+from safa.catalog import own_code, with_own_code
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
 from safa.files import CARD, RECIPE, expanded, read_json, readable, write_atomically
@@ -126,9 +126,7 @@ def recipe_sha256(recipe: recipes.Recipe) -> str:
     """
     data = replace(recipe.data, name=recipes.Data.name)
     essence = _essence(replace(recipe, seed=recipes.Recipe.seed, precision=recipes.Recipe.precision, data=data))
-    code = own_code(essence)
-    hashed = {**essence, "own_code": code} if code else essence
-    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(with_own_code(essence), sort_keys=True).encode()).hexdigest()
 
 
 def _essence(recipe: recipes.Recipe) -> Any:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from safa import catalog
 from safa import recipe as recipes
+from safa.catalog import with_own_code
 
 # Raise this when a change of the code changes what a recipe computes: it makes every cached prefix unknown.
 SEMANTICS = 1
@@ -72,7 +72,7 @@ def epochs_of(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
                 regime["head_of_stage"] = stage_index  # its first weights are drawn by it
                 if held_out is not None:
                     regime["validation"] = held_out  # a new classifier may choose a setting on it
-            key = _digest([key, _with_code(regime)])
+            key = _digest([key, with_own_code(regime)])
             evaluate = (local + 1) % stage.evaluate_every == 0 or last
             epochs.append(Epoch(len(epochs), stage_index, stage, first, last, trains, lr, evaluate, key))
         trained += stage.epochs
@@ -103,7 +103,7 @@ def start_key(recipe: recipes.Recipe, data_facts: Mapping[str, Any], world_size:
         settings["clip_of_each"] = recipe.clip  # "clip" was the norm of network and augmenter together
     if world_size != 1:
         settings["world_size"] = world_size
-    return _digest(_with_code(settings))
+    return _digest(with_own_code(settings))
 
 
 def shared_epochs(first: list[Epoch], second: list[Epoch]) -> int:
@@ -206,12 +206,6 @@ def optimizer_of(recipe: recipes.Recipe, stage_index: int) -> recipes.Optimizer:
     """Settings in force in a stage: those of the last stage up to it that named an optimizer, else the run's."""
     named = [s.optimizer for s in recipe.stages[: stage_index + 1] if s.optimizer is not None]
     return named[-1] if named else recipe.optimizer
-
-
-def _with_code(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with hashes of the files of what is the user's own in them."""
-    own = catalog.own_code(settings)
-    return {**settings, "own_code": own} if own else settings
 
 
 def _digest(value: Any) -> str:

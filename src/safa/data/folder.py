@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from safa.data.images import EXTENSIONS
-from safa.data.listing import SPLIT_NAMES, Listing, first_few
+from safa.data.listing import SPLIT_NAMES, Listing, first_few, look_alikes
 from safa.data.types import Split
 from safa.errors import UserError
 from safa.files import RECIPE
@@ -114,15 +114,13 @@ def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
             folder.name.encode()
         except UnicodeEncodeError as error:  # a report or a model file could not hold it
             raise UserError(f"the name of the class folder {str(folder)!r} is not UTF-8; rename the folder") from error
-    first: dict[str, str] = {}
-    for name in (folder.name for folder in classes):
-        known = first.setdefault(unicodedata.normalize("NFC", name), name)
-        if known != name:
-            raise UserError(
-                f"{str(train)!r} has two class folders {name!r}, written {known!a} and {name!a}; put their images into "
-                "one of them"
-            )
-    return tuple(folder.name for folder in classes)
+    names = tuple(folder.name for folder in classes)
+    if twins := look_alikes(names):
+        raise UserError(
+            f"{str(train)!r} has two class folders {twins[1]!r}, written {twins[0]!a} and {twins[1]!a}; put their "
+            "images into one of them"
+        )
+    return names
 
 
 def _folders(folder: Path) -> list[Path]:

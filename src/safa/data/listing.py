@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,6 +106,19 @@ def first_few(names: Sequence[str]) -> str:
     """The first five names and the number of the others, as messages list them."""
     rest = len(names) - _LISTED_NAMES
     return ", ".join(names[:_LISTED_NAMES]) + (f", and {rest} more" if rest > 0 else "")
+
+
+def look_alikes(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two of the names that look alike and are not, if there are any.
+
+    Letters with accents, and letters and accents apart, as a Mac may write.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        known = first.setdefault(unicodedata.normalize("NFC", name), name)
+        if known != name:
+            return known, name
+    return None
 
 
 def _check_classes(listing: Listing, train: Split) -> None:

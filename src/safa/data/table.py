@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from safa.data.listing import SPLIT_NAMES, Listing, first_few
+from safa.data.listing import SPLIT_NAMES, Listing, first_few, look_alikes
 from safa.data.types import Split
 from safa.errors import UserError
 
@@ -120,14 +119,10 @@ def _classes(file: Path, rows: list[Row]) -> tuple[tuple[str, ...], dict[str, in
 
 
 def _refuse_twins(file: Path, labels: list[str]) -> None:
-    """Names that look alike and are not: letters with accents, and letters and accents apart, as a Mac may write."""
-    first: dict[str, str] = {}
-    for label in labels:
-        known = first.setdefault(unicodedata.normalize("NFC", label), label)
-        if known != label:
-            raise UserError(
-                f"{str(file)!r} writes the label {label!r} in two ways, {known!a} and {label!a}; write it in one"
-            )
+    if twins := look_alikes(labels):
+        raise UserError(
+            f"{str(file)!r} writes the label {twins[1]!r} in two ways, {twins[0]!a} and {twins[1]!a}; write it in one"
+        )
 
 
 def _merged(ids: dict[str, int]) -> tuple[str, ...]:
