@@ -23,6 +23,11 @@ _NUMBER = ("imbalance_factor", "seed", "epochs", "error_last")
 _NUMBER_OR_NULL = ("error_best", "error_many", "error_medium", "error_few", "ece")
 _OF_VALIDATION = "balanced_error_validation"  # only where images were set aside
 REQUIRED = (*_TEXT, *_NUMBER, *_NUMBER_OR_NULL, "error_per_class")
+_WHERE_GIVEN = {
+    **dict.fromkeys(("error_per_class", "changes", "class_counts", "class_names"), (list, "a list")),
+    **dict.fromkeys(("groups", "diagnostics"), (dict, "an object")),
+    "processes": (int, "a whole number"),
+}
 
 
 def read(path: Path | str) -> list[Line]:
@@ -103,8 +108,9 @@ def check(line: Mapping[str, Any], where: str) -> None:
     for key in ("error_last", "error_best", "error_many", "error_medium", "error_few", *given):
         if line[key] is not None and not 0 <= line[key] <= 100:
             raise UserError(f"{where}: {key} is an error in per cent, from 0 to 100, got {line[key]!r}")
-    if not isinstance(line["error_per_class"], list):
-        raise UserError(f"{where}: error_per_class is a list by class id, got {line['error_per_class']!r}")
+    for key, (kind, called) in _WHERE_GIVEN.items():
+        if key in line and not isinstance(line[key], kind):
+            raise UserError(f"{where}: {key} is {called}, got {line[key]!r}")
 
 
 def _is_number(value: object) -> bool:
