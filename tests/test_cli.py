@@ -293,6 +293,46 @@ def test_a_stopped_comparison_says_how_to_go_on(call, files, tmp_path, monkeypat
     assert (status, out) == (143, "stopped after epoch 0; the same command goes on from there\n")
 
 
+def test_a_stopped_run_says_how_to_go_on_with_the_options_that_it_does_not_keep(call, files, tmp_path, monkeypatch):
+    from safa import runs, train
+    from safa.stop import StopRequest
+
+    def stopped(*_: object) -> None:
+        raise train.Stopped("stopped after epoch 0", StopRequest())
+
+    monkeypatch.setattr(runs, "run", stopped)
+    out, command = tmp_path / "my runs", "stopped after epoch 0; go on with: safa train --resume"
+    assert call("train", files[0], "--out", out)[1] == f"{command} '{out / 'drw-seed0'}'\n"
+    options = ["--results", "my lines.jsonl", "--device", "cpu"]
+    said = call("train", files[0], "--out", tmp_path, *options)[1]
+    assert said == f"{command} {tmp_path / 'drw-seed0'} --results 'my lines.jsonl' --device cpu\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_the_end_of_memory_is_one_sentence_and_a_defect_is_not_hidden(error, call, files, tmp_path, monkeypatch):
+    from safa import runs
+
+    def fails(error: Exception):
+        def run(*_: object) -> None:
+            raise error
+
+        return run
+
+    monkeypatch.setattr(runs, "run", fails(error))
+    status, _, said = call("train", files[0], "--out", tmp_path)
+    assert (status, said.startswith("safa: memory has ended; take smaller batches")) == (2, True)
+    monkeypatch.setattr(runs, "run", fails(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        call("train", files[0], "--out", tmp_path)
+
+
 def test_your_own_folder_trains_with_a_word_on_what_was_decided(call, files, tmp_path):
     for name, number in (("cat", 20), ("dog", 10)):
         (tmp_path / "photos" / "train" / name).mkdir(parents=True)
@@ -483,9 +523,9 @@ def test_report_of_a_folder_of_runs_is_one_of_the_runs_in_it(call, compared, tmp
     assert (tmp_path / "page.html").read_text() == (tmp_path / "same.html").read_text()
     for name in ("drw-seed0", "safa-seed0"):
         (runs / name / "result.json").unlink()
-    going_on = f"'safa train --resume {runs / 'drw-seed0'}' goes on with"
-    assert call("report", runs) == (2, "", f"safa: no run in {runs} is finished; {going_on} the first\n")
-    error = f"safa: {runs / 'drw-seed0'} is a run that is not finished; {going_on} it\n"
+    command = f"safa train --resume {runs / 'drw-seed0'}"
+    assert call("report", runs) == (2, "", f"safa: no run in {runs} is finished; go on with the first: {command}\n")
+    error = f"safa: {runs / 'drw-seed0'} is a run that is not finished; go on with: {command}\n"
     assert call("report", runs / "drw-seed0") == (2, "", error)
 
 

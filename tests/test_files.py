@@ -14,7 +14,16 @@ import pytest
 
 from safa import files
 from safa.errors import UserError
-from safa.files import alone_in, expanded, read_json, refuse_unwritable, remove_halves, write_atomically
+from safa.files import (
+    alone_in,
+    expanded,
+    read_json,
+    refuse_unappendable_file,
+    refuse_unwritable,
+    refuse_unwritable_file,
+    remove_halves,
+    write_atomically,
+)
 
 # A process that may write files of at most 1,000 bytes: the disk is full for anything longer.
 FULL_DISK = """
@@ -174,6 +183,36 @@ def test_a_folder_without_permission_is_refused_beforehand(file, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != file.parent)
     with pytest.raises(UserError, match="cannot write in .*inside: no permission to write in"):
         refuse_unwritable(file.parent / "inside")
+
+
+def test_a_file_is_looked_for_where_it_will_be_written(tmp_path, monkeypatch):
+    """Of a link that is the folder it leads to; a device or what is open has none."""
+    for folder in ("ours", "theirs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "ours" / "link").symlink_to(tmp_path / "theirs" / "file")
+    (tmp_path / "theirs" / "link").symlink_to(tmp_path / "ours" / "file")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "ours")
+    refuse_unwritable_file(tmp_path / "theirs" / "link")
+    for place in ("ours/link", "theirs/file"):
+        with pytest.raises(UserError, match="no permission to write in .*theirs; name another place"):
+            refuse_unwritable_file(tmp_path / place)
+    for device in ("/dev/stdout", "/dev/null"):
+        refuse_unwritable_file(Path(device))
+
+
+def test_a_file_is_appended_to_without_a_permission_for_its_folder(file, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path == file)
+    refuse_unappendable_file(file)
+    with pytest.raises(UserError, match="no permission to write in"):
+        refuse_unappendable_file(file.with_name("new"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for place in (file, file.parent):
+        with pytest.raises(UserError, match=f"cannot append to {place}: it is no file that may be written"):
+            refuse_unappendable_file(place)
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted_whatever_the_name(tmp_path):
+    assert files.resumed_by(Path("runs/my photos' seed0")) == """safa train --resume 'runs/my photos'"'"' seed0'"""
 
 
 def test_a_folder_is_held_by_one_process_alone_and_a_killed_one_holds_it_no_more(tmp_path, monkeypatch):

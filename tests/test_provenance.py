@@ -23,6 +23,14 @@ def test_a_state_says_what_its_last_bits_depend_on():
     assert provenance.made_with(torch.device("cpu")) == expected
 
 
+def test_what_another_machine_made_is_told_and_what_this_one_made_is_not():
+    here = torch.device("cpu")
+    ours = provenance.made_with(here)
+    assert provenance.other_than_here(ours, here) == ""
+    assert provenance.other_than_here({}, here) == ""  # earlier versions said nothing
+    assert provenance.other_than_here({**ours, "torch": "1.0", "threads": 64}, here) == "threads 64, torch 1.0"
+
+
 def test_validation_errors_are_left_out_where_there_are_no_validation_images_and_the_state_is_untouched(
     state, tiny_data
 ):

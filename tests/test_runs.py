@@ -403,6 +403,20 @@ def test_epochs_that_were_trained_otherwise_are_told_of(tmp_path, machine, tiny_
     ]
 
 
+def test_a_run_that_another_machine_began_is_told_of(tmp_path, machine, tiny_recipe, tiny_data, said):
+    job = Job("run", replace(tiny_recipe, stages=(Stage(1),), schedule=Schedule(milestones=())), tmp_path / "run")
+    runs.run(job, machine, tiny_data)
+    (job.folder / "result.json").unlink()
+    runs.run(job, machine, tiny_data)
+    assert said == []
+    path = job.folder / checkpoint.CHECKPOINT
+    state = checkpoint.load(path)
+    checkpoint.save(path, {**state, "made_with": {**state["made_with"], "threads": 64}})
+    (job.folder / "result.json").unlink()
+    runs.run(job, machine, tiny_data)
+    assert said == [f"{job.folder} was last trained with threads 64; to go on without may change the last bits"]
+
+
 def test_a_stage_that_trains_for_no_epoch_is_not_counted_as_one(tmp_path, machine, tiny_recipe, tiny_data, said):
     stages = Stage(1), Stage(0, head=Named("nearest_mean"))
     recipe = replace(tiny_recipe, stages=stages, model=Model(Named("resnet8")), schedule=Schedule(milestones=()))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from safa.errors import UserError
+from safa.errors import UserError, is_out_of_memory
 from safa.files import remove_halves, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
@@ -42,7 +42,7 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:  # the file may be whole
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # torch raises many kinds for a broken file, and a RuntimeError where memory ends
-        if isinstance(error, MemoryError) or ("alloc" in str(error) and "memory" in str(error)):
+        if is_out_of_memory(error):
             raise UserError(
                 f"there is too little memory to read {path}, which may be whole; free some and try again"
             ) from error

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from safa.errors import UserError, closest
+from safa.errors import UserError, closest, is_out_of_memory
 
 _KINDS = {
     "NonNegativeInt": "a whole number of at least 0",
@@ -24,6 +24,11 @@ _ARGUMENTS = {
     "paths": "image files or folders",
     "recipes": "the recipes to compare, before any --set",
 }
+
+_OUT_OF_MEMORY = (
+    "memory has ended; take smaller batches (--set batch_size=32), smaller images (--set data.image_size=64) or "
+    "--precision bf16. A run goes on from its checkpoint where another program frees the memory it lacks"
+)
 
 EXAMPLES = """examples:
   safa compare digits/ldam-drw digits/ldam-drw-safa        about a minute; a table and a page
@@ -53,6 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # "safa list | head" closes our output early, which is no mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"safa: {_OUT_OF_MEMORY}", file=sys.stderr)  # noqa: T201
+        return 2
     except OSError as error:  # a path that may not be looked at, or that is none; where there is no path, a defect
         if error.filename is None:
             raise

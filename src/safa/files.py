@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ _REWRITE = (
 )
 
 
+def resumed_by(run: Path) -> str:
+    """The command that goes on with a run, for a message to end with; a shell can read it whatever the name is."""
+    return f"safa train --resume {shlex.quote(str(run))}"
+
+
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write beside the file, flush to the disk, then take its name: a reader sees the old content or the new one.
 
@@ -34,7 +40,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         UserError: for a full disk or a folder that cannot be written; what stood at ``path`` is untouched.
     """
     _refuse_folder(path)
-    if _is_descriptor(path) or (path.exists() and not path.is_file()):
+    if _is_written_into(path):
         _write_into(path, content)
         return
     if path.is_symlink():
@@ -54,6 +60,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     finally:
         with contextlib.suppress(OSError):  # there is none any more when all went well
             beside.unlink()
+
+
+def _is_written_into(path: Path) -> bool:
+    """Whether it is no file that another can take the place of."""
+    return _is_descriptor(path) or (path.exists() and not path.is_file())
 
 
 def _is_descriptor(path: Path) -> bool:
@@ -103,7 +114,20 @@ def refuse_unwritable_file(path: Path) -> None:
         UserError: if it is a folder, or nothing can be written in the folder it is to lie in.
     """
     _refuse_folder(path)
-    refuse_unwritable(path.absolute().parent)
+    if not _is_written_into(path):
+        refuse_unwritable(path.resolve().parent)
+
+
+def refuse_unappendable_file(path: Path) -> None:
+    """Say before the work what can be said of a file that is appended to after it; nothing is made.
+
+    Raises:
+        UserError: if it is a folder, may not be written, or is not there and nothing can be written in its folder.
+    """
+    if not path.exists():
+        refuse_unwritable_file(path)
+    elif not (path.is_file() and os.access(path, os.W_OK)):
+        raise UserError(f"cannot append to {path}: it is no file that may be written; name another file")
 
 
 def _refuse_folder(path: Path) -> None:

@@ -21,6 +21,12 @@ def made_with(device: torch.device) -> dict[str, Any]:
     }
 
 
+def other_than_here(theirs: Mapping[str, Any], device: torch.device) -> str:
+    """What of ``theirs`` differs from ``made_with(device)``, in words; empty where nothing does."""
+    here = made_with(device)
+    return ", ".join(f"{name} {value}" for name, value in theirs.items() if value != here[name])
+
+
 def tested_on(data: LongTailed) -> dict[str, Any]:
     """What decides the figures of the log: the bounds of the groups, and the validation images."""
     return {"groups": [data.spec.many_above, data.spec.few_below], "validation": data.facts().get("validation")}

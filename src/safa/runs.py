@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -193,8 +192,9 @@ def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str])
             track=machine.track,
             progress=Progress(machine.progress if first else False),
         )
-        trainer.saved()  # a folder with the checkpoint of another run is refused before it is described anew
+        saved = trainer.saved()  # a folder with the checkpoint of another run is refused before it is described anew
         if first:
+            _say_resumed(trainer, job, saved, machine)
             describe(job, data)
         trainer.run()
         _say_reused(trainer, job, machine)
@@ -207,18 +207,24 @@ def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str])
     return line
 
 
+def _say_resumed(trainer: Trainer, job: Job, saved: Mapping[str, Any] | None, machine: Machine) -> None:
+    others = provenance.other_than_here((saved or {}).get("made_with", {}), trainer.device)
+    if others:
+        machine.say(f"{job.folder} was last trained with {others}; to go on without may change the last bits")
+
+
 def _say_reused(trainer: Trainer, job: Job, machine: Machine) -> None:
     if not trainer.reused_epochs or not trainer.accelerator.is_main_process:
         return
-    here = provenance.made_with(trainer.device)
-    others = ", ".join(f"{name} {value}" for name, value in trainer.reused_of.items() if value != here[name])
+    others = provenance.other_than_here(trainer.reused_of, trainer.device)
     remark = f"; they were trained with {others}, which may change the last bits" if others else ""
     machine.say(f"{job.name}: {trainer.reused_epochs} of {job.recipe.epochs} epochs came from the cache{remark}")
 
 
 def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], machine: Machine) -> None:
     """Find before the first epoch of the first job what would stop any of them later, where it can be known."""
-    _refuse_results(machine)
+    if machine.results is not None:
+        files.refuse_unappendable_file(machine.results)
     tried: list[recipes.Recipe] = []
     for job in jobs:
         data, seedless = loaded[_data_key(job)], replace(job.recipe, seed=0)
@@ -231,14 +237,6 @@ def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], mach
         if seedless not in tried:  # seeds draw other weights and make no other mistakes
             rehearse(Parts(job.recipe, data, accelerator_for(job.recipe, machine)))
             tried.append(seedless)
-
-
-def _refuse_results(machine: Machine) -> None:
-    path = machine.results
-    if path is not None and not path.exists():
-        files.refuse_unwritable(path.parent)
-    elif path is not None and not (path.is_file() and os.access(path, os.W_OK)):
-        raise UserError(f"cannot append to {path}: it is no file that may be written; name another with --results")
 
 
 def _refuse_shared_folder(jobs: Sequence[Job]) -> None:

@@ -62,6 +62,13 @@ def test_a_validation_split_is_cut_from_the_training_images_alone():
     assert min(drawn.class_counts) >= 1
 
 
+def test_a_fraction_that_is_no_image_of_any_class_is_refused_and_not_passed_over(folder):
+    spec = Data(str(folder(val=(3, 3))), profile="as_found", image_size=8, validation=0.08)
+    with pytest.raises(UserError, match=r"data\.validation=0\.08 of a class is less than one image in every class .*"):
+        dataset.load(spec)
+    assert len(dataset.load(replace(spec, validation=0.09)).validation) == 1  # of twelve
+
+
 def test_validation_images_alike_of_every_class_leave_the_tail_nearly_whole():
     drawn = dataset.load(replace(TAIL, validation_per_class=3))
     assert np.bincount(drawn.validation.labels).tolist() == [3] * 10

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from safa.data import folder as folders
+from safa.data import listing
 from safa.data.images import decode
 from safa.data.sources import load_source
 from safa.errors import UserError
@@ -213,11 +214,15 @@ def test_two_folders_for_one_class_are_shown_as_they_are_written(tmp_path):
 
 def test_the_folder_that_runs_are_written_to_beside_class_folders_is_no_class(tmp_path):
     fill(tmp_path, {"a": 5, "b": 5})
-    (tmp_path / "runs" / "x-seed0").mkdir(parents=True)
-    (tmp_path / "runs" / "x-seed0" / "recipe.yaml").touch()
+    for run in ("runs/x-seed0", "y-seed0"):  # with --out runs, and with --out .
+        (tmp_path / run).mkdir(parents=True)
+        for file in ("recipe.yaml", "data.json"):
+            (tmp_path / run / file).touch()
+    (tmp_path / "a" / "deeper").mkdir()
+    (tmp_path / "a" / "deeper" / "recipe.yaml").touch()  # of a cake, perhaps
     source = load_source(str(tmp_path))
     assert source.class_names == ("a", "b")
-    assert "folders that hold runs are no classes: runs" in source.notes
+    assert "folders that hold runs are no classes: runs, y-seed0" in source.notes
 
 
 def test_a_class_folder_may_itself_be_a_link(tmp_path):
@@ -354,12 +359,32 @@ def test_corrupt_files_are_skipped_by_name_when_asked(seven_broken, limit):
         assert source.train.images[:, 0, 0, 0].tolist() == [20, 21, 22, 40, 41, 0, 1, 2, 3]
 
 
-def test_a_file_damaged_in_the_middle_is_found_among_the_statistics_sample(three):
-    path = three / "train" / "cat" / "middle.png"
+def damage(path: Path) -> None:
+    """In the middle of the file, behind its header and before its end mark."""
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
     content = bytearray(path.read_bytes())
     content[200:5000] = bytes(4800)
     path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_file_of_a_large_set_that_is_damaged_and_only_looked_at_after_epochs_is_found_before(three, split):
+    damage(three / split / "ant" / "middle.png")
+    with pytest.raises(UserError, match=rf"1 of the image files .* cannot be read: {split}/ant/middle\.png"):
+        load_source(str(three), image_size=32, in_memory_limit=1000)
+
+
+def test_of_a_large_set_every_file_is_decoded_where_what_is_damaged_is_to_be_left_out(three, monkeypatch):
+    monkeypatch.setattr(listing, "_STATISTICS_SAMPLE", 2)
+    monkeypatch.setattr(listing, "_seeded_choice", lambda total, number: np.arange(total)[:number])
+    damage(three / "train" / "cat" / "middle.png")  # the last of all
+    assert load_source(str(three), image_size=32, in_memory_limit=1000).skipped == ()
+    source = load_source(str(three), image_size=32, on_corrupt="skip", in_memory_limit=1000)
+    assert source.skipped == ("train/cat/middle.png",)
+
+
+def test_a_file_damaged_in_the_middle_is_found_among_the_statistics_sample(three):
+    damage(three / "train" / "cat" / "middle.png")
     source = load_source(str(three), image_size=32, on_corrupt="skip", in_memory_limit=1000)
     assert source.skipped == ("train/cat/middle.png",)
     assert np.bincount(source.train.labels).tolist() == [3, 2, 4]
@@ -414,9 +439,13 @@ def test_images_that_are_in_training_and_in_another_split_are_counted_and_named(
     shutil.copy(three / "train/ant/001.png", three / "test/bee/001.png")  # whatever its label
     shutil.copy(three / "train/cat/000.png", three / "val/cat.png")
     shutil.copy(three / "val/ant/000.png", three / "test/ant/z.png")  # not of training
+    chosen = (
+        "1 of 7 test images are validation images, too, so errors look smaller than they are; keep one copy of each: "
+    )
     ending = "training images, too, so errors look smaller than they are; keep one copy of each: "
     loose = "1 images in val/ are in no class folder, and not used: cat.png"
-    assert notes() == (loose, f"2 of 7 test images are {ending}test/ant/copy.png, test/bee/001.png")
+    of_training = f"2 of 7 test images are {ending}test/ant/copy.png, test/bee/001.png"
+    assert notes() == (loose, of_training, f"{chosen}test/ant/z.png")
     (three / "val/cat").mkdir()
     (three / "val/cat.png").rename(three / "val/cat/000.png")
     assert notes()[0] == f"1 of 3 validation images are {ending}val/cat/000.png"
@@ -430,10 +459,17 @@ def test_a_copy_within_a_class_that_a_test_split_is_cut_from_is_remarked(tmp_pat
     assert any("of 3 test images are training images, too" in note for note in load_source(str(tmp_path)).notes)
 
 
-def test_copies_among_the_training_images_are_counted(three):
+def test_copies_among_the_training_images_are_counted_and_named_and_those_of_two_classes_told_apart(three):
     assert not load_source(str(three)).notes[1:]
     shutil.copy(three / "train" / "ant" / "000.png", three / "train" / "ant" / "copy.png")
-    assert "1 of 10 training images are copies of others; keep one of each" in load_source(str(three)).notes[-1]
+    note = load_source(str(three)).notes[-1]
+    assert note.startswith("1 of 10 training images are copies of others; keep one of each, or a validation split")
+    assert note.endswith(": train/ant/copy.png = train/ant/000.png")
+    shutil.copy(three / "train" / "ant" / "000.png", three / "train" / "cat" / "copy.png")
+    both, torn = load_source(str(three)).notes[-2:]
+    assert both.startswith("2 of 11 training images are copies of others")
+    assert torn.startswith("1 of these copies are in another class than the first, so the network is taught both")
+    assert torn.endswith("keep the one that is right: train/cat/copy.png = train/ant/000.png")
 
 
 def test_images_that_stay_on_disk_are_told_apart_by_their_content(three):

@@ -17,7 +17,7 @@ from safa.bench import costs, figures
 from safa.bench.memory import kind, kind_beyond
 from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
-from safa.files import refuse_unwritable_file
+from safa.files import refuse_unappendable_file
 from safa.outcome import commit_of_process
 from safa.report import bench, lines
 
@@ -58,7 +58,7 @@ def run_methods(steps: int, rounds: int, batch_size: int, model: str, precision:
 def _checked(model: str, batch_size: int, precision: str, results: str | None) -> Setting:
     """The setting, once it is known that the line can be appended after the minutes of measuring."""
     if results is not None:
-        refuse_unwritable_file(Path(results))
+        refuse_unappendable_file(Path(results))
     return Setting(model, batch_size, precision)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safa.commands.console import out, say, warn
 from safa.errors import UserError
-from safa.files import RECIPE, refuse_unwritable_file
+from safa.files import RECIPE, refuse_unwritable_file, resumed_by
 from safa.report.lines import RESULT
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _lines(paths: Any) -> Any:
     found: Any = []
     for path in map(Path, paths):
         if _is_run(path) and not _is_finished(path):
-            raise UserError(f"{path} is a run that is not finished; 'safa train --resume {path}' goes on with it")
+            raise UserError(f"{path} is a run that is not finished; go on with: {resumed_by(path)}")
         found += lines.read(path / RESULT if _is_run(path) else path)
     return found
 
@@ -151,7 +151,7 @@ def _runs_inside(path: str) -> list[str]:
     runs = sorted(inner for inner in folder.iterdir() if _is_run(inner))
     finished = [run for run in runs if _is_finished(run)]
     if runs and not finished:
-        raise UserError(f"no run in {path} is finished; 'safa train --resume {runs[0]}' goes on with the first")
+        raise UserError(f"no run in {path} is finished; go on with the first: {resumed_by(runs[0])}")
     for run in runs:
         if run not in finished:
             warn(f"{run} is not finished, and left out")

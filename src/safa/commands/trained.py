@@ -26,7 +26,7 @@ def evaluate(run: str, split: str, root: str | None, json: bool) -> int:
         raise UserError(f"split must be test or validation, got {split!r}")
     figures = evaluate_run(Path(run), split, root)
     if json:
-        out.print_json(data=figures)
+        out.print_json(data=figures, ensure_ascii=True)  # JSON in whatever the terminal can show
     else:
         _show(figures)
     return 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safa import library
 from safa.commands.console import out, say
 from safa.errors import UserError
-from safa.files import readable
+from safa.files import readable, resumed_by
 from safa.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -50,11 +50,18 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
         with processes():
             line = run(job, _machine(options))
     except Stopped as stopped:
-        say(f"{stopped}; go on with: safa train --resume {shlex.quote(str(job.folder))}")
+        say(f"{stopped}; go on with: {resumed_by(job.folder)}{_again(options)}")
         return 128 + stopped.signal_number
     if is_first_process():
         _finish([job], [line], job.folder / "report.html")
     return 0
+
+
+def _again(options: dict[str, Any]) -> str:
+    """The options of this call that a run does not keep, and that whoever resumes it will want again."""
+    kept = {name: options[name] for name in ("results", "cache", "device", "threads") if options[name] is not None}
+    given = {name: value for name, value in kept.items() if (name, value) != ("device", "auto")}
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
 
 
 def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:

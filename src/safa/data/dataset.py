@@ -130,7 +130,7 @@ def load(spec: recipes.Data) -> LongTailed:
     """Read the images and draw the subset a recipe asks for.
 
     Raises:
-        UserError: when images cannot be had, a class has too few, or a class has none.
+        UserError: when images cannot be had, a class has none or too few, or none has enough to cut a fraction from.
     """
     source = load_source(spec.name, root=spec.root, image_size=spec.image_size, on_corrupt=spec.on_corrupt)
     subset = draw_subset(
@@ -147,6 +147,11 @@ def load(spec: recipes.Data) -> LongTailed:
         meta_per_class=spec.meta_per_class,
         class_names=source.class_names,
     )
+    if spec.validation and not len(subset.validation):
+        raise UserError(
+            f"data.validation={spec.validation:g} of a class is less than one image in every class of {spec.name}; "
+            "set data.validation_per_class instead"
+        )
     if not len(source.test.labels):
         raise UserError(f"{spec.name} has no test images; nothing could be said about the result")
     return LongTailed(source, subset, spec)

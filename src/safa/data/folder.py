@@ -15,7 +15,7 @@ from safa.data.images import EXTENSIONS
 from safa.data.listing import SPLIT_NAMES, Listing, first_few, look_alikes
 from safa.data.types import Split
 from safa.errors import UserError
-from safa.files import RECIPE
+from safa.files import CARD, RECIPE
 
 Identity = tuple[int, int]  # of a folder, whatever path leads there
 
@@ -102,8 +102,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _holds_runs(folder: Path) -> bool:
-    """Whether it is what ``--out`` named, which may lie beside the folders of the classes."""
-    return any(_is_folder(entry) and Path(entry.path, RECIPE).is_file() for entry in _entries(folder))
+    """Whether it is a run, or what ``--out`` named: either may lie beside the folders of the classes."""
+    within = [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
+    return any((run / RECIPE).is_file() and (run / CARD).is_file() for run in (folder, *within))
 
 
 def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
@@ -133,7 +134,7 @@ def _folders(folder: Path) -> list[Path]:
     for entry in entries:
         if entry.is_symlink() and not Path(entry.path).exists():
             raise UserError(f"the link {entry.path!r} leads nowhere; mend it or remove it")
-    return sorted(Path(entry.path) for entry in entries if _is_folder(entry))
+    return [Path(entry.path) for entry in entries if _is_folder(entry)]
 
 
 def _list_split(

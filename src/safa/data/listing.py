@@ -77,7 +77,7 @@ def load(listing: Listing, *, image_size: int | None, on_corrupt: OnCorrupt, in_
     if image_size is None:
         image_size = _fitting_size(listing.splits["train"].paths)
         listing = replace(listing, notes=(*listing.notes, f"images are read at {image_size}×{image_size}"))
-    read, sample, errors = _read(listing.splits, image_size, in_memory_limit)
+    read, sample, errors = _read(listing.splits, image_size, in_memory_limit, thorough=on_corrupt == "skip")
     skipped = _report(listing, errors, on_corrupt)
     _check_classes(listing, read["train"])
     for kind, split in read.items():
@@ -161,14 +161,22 @@ def _fitting_size(paths: Sequence[Path]) -> int:
 
 
 def _read(
-    splits: dict[str, Split], image_size: int, in_memory_limit: int
+    splits: dict[str, Split], image_size: int, in_memory_limit: int, *, thorough: bool
 ) -> tuple[dict[str, Split], ByteArray, list[CorruptImageError]]:
-    """The splits without their corrupt files, the images to take statistics from, and what was corrupt."""
+    """The splits without their corrupt files, the images to take statistics from, and what was corrupt.
+
+    Of a set that does not fit into memory, training images are decoded beforehand only if it is to be ``thorough``: the
+    first epoch finds what is damaged. Test images are decoded in any case, for the epochs before the first test would
+    be lost.
+    """
     total = sum(map(len, splits.values()))
     in_memory = total * 3 * image_size * image_size <= in_memory_limit
     read, errors = dict[str, Split](), list[CorruptImageError]()
     for kind, split in splits.items():
-        read[kind], failed = _decoded(split, image_size) if in_memory else _checked(split)
+        if in_memory:
+            read[kind], failed = _decoded(split, image_size)
+        else:
+            read[kind], failed = _checked(split, image_size if thorough or kind != "train" else None)
         errors += failed
     sample, failed = _sample(read["train"], image_size)
     read["train"] = _without(read["train"], failed)
@@ -189,8 +197,16 @@ def _decoded(split: Split, image_size: int) -> tuple[Split, list[CorruptImageErr
     return Split(split.labels, images, split.paths).take(good), errors
 
 
-def _checked(split: Split) -> tuple[Split, list[CorruptImageError]]:
-    outcomes = image_files.in_threads(image_files.check_header, split.paths)
+def _checked(split: Split, image_size: int | None) -> tuple[Split, list[CorruptImageError]]:
+    """The files that can be read, by their headers, or with a size by all that is in them."""
+
+    def check(path: Path) -> None:
+        if image_size is None:
+            image_files.check_header(path)
+        else:
+            image_files.decode(path, image_size)
+
+    outcomes = image_files.in_threads(check, split.paths)
     errors = [outcome for outcome in outcomes if outcome is not None]
     return _without(split, errors), errors
 
@@ -221,21 +237,39 @@ def _overlaps(listing: Listing, splits: Mapping[str, Split], hashes: Mapping[str
 
     So does what is measured on a validation split that is cut from training images of which there are copies.
     """
-    trained = set(hashes["train"])
-    copies = len(hashes["train"]) - len(trained)
-    if copies:
-        yield (
-            f"{copies} of {len(hashes['train'])} training images are copies of others; keep one of each, or a "
-            "validation split that is cut from them has images that are trained on"
-        )
-    for kind in ("validation", "test"):
-        twice = [place for place, image in enumerate(hashes.get(kind, ())) if image in trained]
+    yield from _copies(listing, splits["train"], hashes["train"])
+    for kind, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        known = set(hashes.get(other, ()))
+        twice = [place for place, image in enumerate(hashes.get(kind, ())) if image in known]
         if twice:
             names = first_few([listing.shown(splits[kind].paths[place]) for place in twice])
+            called = {"train": "training", "validation": "validation"}[other]
             yield (
-                f"{len(twice)} of {len(splits[kind])} {kind} images are training images, too, so errors look smaller "
+                f"{len(twice)} of {len(splits[kind])} {kind} images are {called} images, too, so errors look smaller "
                 f"than they are; keep one copy of each: {names}"
             )
+
+
+def _copies(listing: Listing, train: Split, hashes: Sequence[bytes]) -> Iterator[str]:
+    """A note on training images that are copies of others, and one on those whose copies are of another class."""
+    first: dict[bytes, int] = {}
+    pairs = [(place, first.setdefault(image, place)) for place, image in enumerate(hashes)]
+    copies = [(place, known) for place, known in pairs if place != known]
+    if copies:
+        yield (
+            f"{len(copies)} of {len(train)} training images are copies of others; keep one of each, or a validation "
+            f"split that is cut from them has images that are trained on: {_told(listing, train, copies)}"
+        )
+    torn = [(place, known) for place, known in copies if train.labels[place] != train.labels[known]]
+    if torn:
+        yield (
+            f"{len(torn)} of these copies are in another class than the first, so the network is taught both; keep the "
+            f"one that is right: {_told(listing, train, torn)}"
+        )
+
+
+def _told(listing: Listing, split: Split, pairs: Sequence[tuple[int, int]]) -> str:
+    return first_few([" = ".join(listing.shown(split.paths[place]) for place in pair) for pair in pairs])
 
 
 def _seeded_choice(total: int, number: int) -> IntArray:

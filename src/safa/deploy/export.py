@@ -12,7 +12,7 @@ from torch import nn
 from safa.deploy.formats import FORMATS, format_called, own_code
 from safa.deploy.network import Card, Classifier, Deployed
 from safa.errors import UserError
-from safa.files import refuse_unwritable, write_atomically
+from safa.files import refuse_unwritable_file, write_atomically
 
 TOLERANCE = 1e-4
 # One image, the two that the graph was traced with, and another number.
@@ -79,7 +79,7 @@ def _check_output(output: Path, format: str) -> None:
     other = next((name for name, f in FORMATS.items() if f.suffix == output.suffix.lower() and name != format), None)
     if other is not None:
         raise UserError(f"{output} has the suffix of {other}, but the format is {format}; change one of them")
-    refuse_unwritable(output.absolute().parent)
+    refuse_unwritable_file(output)
 
 
 def _written(model: Classifier, card: Card, format: str) -> bytes:

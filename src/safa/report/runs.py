@@ -13,7 +13,7 @@ import numpy.typing as npt
 import yaml
 
 from safa.errors import UserError
-from safa.files import RECIPE
+from safa.files import RECIPE, resumed_by
 from safa.report import lines
 
 IntArray = npt.NDArray[np.int64]
@@ -109,7 +109,7 @@ def _result(folder: Path) -> lines.Line:
         result = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"no result.json in {folder}: the run is not finished; 'safa train --resume {folder}' goes on with it"
+            f"no result.json in {folder}: the run is not finished; go on with: {resumed_by(folder)}"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
