@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def parts_of(tiny_data):
         return Parts(recipe, data, accelerator_for(recipe, Machine()))
 
     return build
+
+
+@pytest.fixture
+def meta_data(tiny_data):
+    """The tiny tail with two images of every class held out to steer by."""
+    return dataset.load(replace(tiny_data.spec, meta_per_class=2, largest=None))
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from torch import nn
 
 from safa import assembly, checkpoint, evaluate
 from safa.assembly import network
-from safa.data import dataset
 from safa.errors import UserError
 from safa.learner import Learner
 from safa.losses import CrossEntropyLoss
@@ -45,12 +44,6 @@ class Noting(CrossEntropyLoss):
     def forward(self, logits, labels):
         self.weights.append(self.weight)
         return super().forward(logits, labels)
-
-
-@pytest.fixture
-def meta_data(tiny_data):
-    """The tiny tail with two images of every class held out to steer by."""
-    return dataset.load(replace(tiny_data.spec, meta_per_class=2, largest=None))
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -267,6 +260,42 @@ def test_image_weights_look_at_the_meta_set_and_at_the_rate_of_the_epoch(trained
     assert [look.lr for look in Looked.seen] == pytest.approx([0.1] * steps + [0.01] * steps)
     first_round = torch.cat([look.meta_labels for look in Looked.seen[:2]])  # batches of 16 and of 4
     assert sorted(first_round.tolist()) == sorted(meta_data.meta.labels.tolist())
+
+
+class Column(nn.Linear):
+    """Gives its weights as the column that a linear layer makes."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+    def forward(self, look):
+        return super().forward(look.labels[:, None].float())
+
+
+def test_weights_that_are_not_one_for_each_image_are_refused_and_not_spread_over_all(trained, meta_data):
+    stage = Stage(1, reweighting=Named("tests.test_learner:Column"))
+    with pytest.raises(UserError, match=r"Column must give one weight per image, \(16,\); it gives \(16, 1\)"):
+        trained(stage, data=meta_data, model=LINEAR)
+
+
+class Attached(Looked):
+    """Its weights carry a gradient."""
+
+    def forward(self, look):
+        return super().forward(look).requires_grad_()
+
+
+def test_weights_of_images_that_carry_a_gradient_are_constants_of_the_step(trained, meta_data, tmp_path):
+    runs = [
+        trained(
+            Stage(1, reweighting=Named(f"tests.test_learner:{name}")),
+            data=meta_data,
+            model=LINEAR,
+            folder=tmp_path / name,
+        )
+        for name in ("Looked", "Attached")
+    ]
+    assert equal(*map(weights, runs))
 
 
 def test_images_that_all_weigh_alike_train_as_without_weights(trained, meta_data, tmp_path):

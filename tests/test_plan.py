@@ -222,6 +222,20 @@ def test_code_of_the_users_own_is_part_of_the_addresses_from_where_it_is_used(tm
     assert not set(first[160:]) & set(second[160:])
 
 
+def test_weights_that_a_network_of_the_users_own_begins_with_are_part_of_the_addresses(tmp_path):
+    file = tmp_path / "weights.pt"
+
+    def now(content: bytes, name: str = "nets_of_nobody:pretrained") -> list[str]:
+        file.write_bytes(content)
+        catalog._content_hash.cache_clear()
+        return keys(run(LDAM, model=Model(Named(name, {"path": str(file)}))))
+
+    first, second, again = now(b"first"), now(b"second"), now(b"first")
+    assert first == again
+    assert not set(first) & set(second)
+    assert now(b"first", "resnet32") == now(b"second", "resnet32")  # an option of the library's is what it says
+
+
 # --- the epochs --------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from safa.losses import CrossEntropyLoss
 from safa.parts import Parts
 from safa.recipe import Augmenter, Model, Named, Optimizer, Stage
 from safa.rehearsal import rehearse
+from safa.types import Augmented
 from tests.conftest import RESNET8
 
 SAFA = Augmenter("safa")
@@ -121,6 +122,128 @@ class Picky(nn.Module):
 )
 def test_what_does_not_fit_the_network_is_found_before_training(stage, options, message, parts_of):
     assert message in refused(parts_of(stage, model=Model(Named("tests.test_rehearsal:Picky", options))))
+
+
+class Plain(nn.Module):
+    """A backbone that takes no head, with a classifier of its own."""
+
+    def __init__(self, num_classes: int, bias: bool = True, broken: bool = False) -> None:
+        super().__init__()
+        if broken:
+            raise RuntimeError("size mismatch for fc.weight")
+        self.body, self.fc = nn.Flatten(), nn.Linear(192, num_classes, bias=bias)
+
+    def forward(self, images):
+        return self.fc(self.body(images))
+
+
+def test_a_linear_head_that_a_restored_network_would_lack_is_refused(parts_of):
+    """By its recipe the network has a linear head with it and without it, and here these are two."""
+    plain, other = (Model(Named("tests.test_rehearsal:Plain", {"bias": bias})) for bias in (True, False))
+    rehearse(parts_of(Stage(1), CLASSIFIER, model=plain))
+    rehearse(parts_of(Stage(1), replace(CLASSIFIER, head=Named("torch.nn:Linear")), model=other))
+    message = refused(parts_of(Stage(1), CLASSIFIER, model=other))
+    assert message.startswith(
+        "a head 'linear' of a stage cannot be told from the classifier of backbone 'tests.test_re"
+    )
+
+
+def test_a_constructor_of_ones_own_that_fails_is_named(parts_of):
+    broken = Model(Named("tests.test_rehearsal:Plain", {"broken": True}))
+    message = refused(parts_of(Stage(1), model=broken))
+    assert message == (
+        "backbone 'tests.test_rehearsal:Plain' cannot be made: RuntimeError: size mismatch for fc.weight"
+    )
+
+
+class Counting(CrossEntropyLoss):
+    """Counts its calls, or learns."""
+
+    def __init__(self, weight=None, learns: bool = False) -> None:
+        super().__init__(weight=weight)
+        self.register_buffer("prior", torch.ones(10))
+        self.register_buffer("calls", torch.zeros(()))
+        if learns:
+            self.centres = nn.Parameter(torch.zeros(10))
+
+    def forward(self, logits, labels):
+        self.calls += 1
+        return super().forward(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "changes its 'calls' when it is called, which is neither saved nor known to a run that is resumed"),
+        ({"learns": True}, "has parameters, which nothing trains or saves; put what learns into the network"),
+    ],
+)
+def test_a_loss_that_remembers_is_refused(options, message, parts_of):
+    loss = Named("tests.test_rehearsal:Counting", options)
+    assert message in refused(parts_of(Stage(1), Stage(1, loss=loss)))
+
+
+def test_margins_of_cosines_are_refused_on_a_linear_head(parts_of):
+    for stages in ((Stage(1, loss=Named("ldam")),), (Stage(1), replace(CLASSIFIER, loss=Named("ldam", {"scale": 16})))):
+        message = refused(parts_of(*stages, model=LINEAR))
+        scale = stages[-1].loss.options.get("scale", 30)
+        assert f"takes its margins off cosines times {scale}, and the head is a linear one" in message
+        assert f"set model.head to {{name: cosine, scale: {scale}}}" in message
+
+
+class Odd(nn.Module):
+    """An augmenter of one's own that gives rows back as no plug-in takes them, where there are rows of two classes."""
+
+    active, learns_while_idle = True, False
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, features, labels):
+        if self.way == "fails" and len(labels.unique()) > 1:
+            raise ValueError("no room for two classes")
+        if self.way == "tuple":
+            return features, labels
+        return Augmented(torch.cat([features, features]), labels, features.new_zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [("fails", "ValueError: no room for two classes"), ("tuple", "Augmented"), ("short", "labels")],
+)
+def test_what_an_augmenter_of_ones_own_gives_back_is_looked_at_before_training(way, message, parts_of):
+    odd = Augmenter("tests.test_rehearsal:Odd", before="layer2", options={"way": way})
+    assert message in refused(parts_of(Stage(1), Stage(1, augmenter=odd)))
+
+
+class Twisted:
+    """A sampler of one's own that gives no lists of indices."""
+
+    def __init__(self, labels, first: list) -> None:
+        self.first = [first]
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self):
+        return iter(self.first)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (Named("torch.utils.data:SequentialSampler", {"data_source": [1, 2]}), "gives no batch: AttributeError"),
+        (Named("tests.test_rehearsal:Twisted", {"first": [0, 98]}), "of the 98 training images; it gives [0, 98]"),
+        (Named("tests.test_rehearsal:Twisted", {"first": 3}), "of the 98 training images; it gives 3"),
+        (Named("tests.test_rehearsal:Twisted", {"first": [0.5]}), "of the 98 training images; it gives [0.5]"),
+        (Named("tests.test_rehearsal:Twisted", {"first": []}), "of the 98 training images; it gives []"),
+    ],
+)
+def test_a_sampler_of_ones_own_is_asked_for_a_batch_before_training(sampler, message, parts_of):
+    assert message in refused(parts_of(Stage(1), Stage(1, sampler=sampler)))
 
 
 class Ids(CrossEntropyLoss):
@@ -237,6 +360,13 @@ def test_a_strength_to_be_chosen_without_validation_images_is_found_before_train
 )
 def test_a_head_out_of_place_is_found_before_training(stages, model, message, parts_of):
     assert message in refused(parts_of(*stages, model=model))
+
+
+def test_image_weights_in_half_precision_are_refused_with_a_way_out(parts_of, meta_data):
+    parts = parts_of(Stage(1, reweighting=Named("l2rw")), data=meta_data, model=LINEAR)
+    rehearse(parts)
+    parts.recipe = replace(parts.recipe, precision="fp16")
+    assert refused(parts) == "image weights cannot be learnt in fp16; set precision to bf16 or float32"
 
 
 def test_image_weights_without_a_meta_set_are_refused_with_a_way_out(parts_of):

@@ -201,7 +201,9 @@ def test_a_finished_run_is_not_taken_for_one_with_edited_code(own_loss, tiny_rec
     line = runs.run(job, Machine())
     assert runs.run(job, Machine()) == line
     own_loss("class Mine(CrossEntropyLoss): ...")
-    with pytest.raises(UserError, match=r"a run with other code of losses_of_test_runs:Mine, .*; name another"):
+    with pytest.raises(
+        UserError, match=r"a run with another losses_of_test_runs:Mine, which was changed since; name another"
+    ):
         runs.run(job, Machine())
 
 

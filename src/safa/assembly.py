@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from safa import recipe as recipes
 from safa.catalog import build, parameters, resolve
 from safa.errors import UserError, closest
+from safa.heads.former import computes_as
+from safa.losses import LDAMLoss
 from safa.plugin import INPUT, PlugIn
 from safa.seeding import seed_for
 from safa.types import mixes
@@ -97,8 +99,8 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
     """The stage's classification loss with its class weights; of single images where they are weighted one by one.
 
     Raises:
-        UserError: for an unknown name or option, a reduction, weights that the loss would ignore, or another scale than
-            the head's.
+        UserError: for an unknown name or option, a reduction, weights that the loss would ignore, another scale than
+            the head's, or margins of cosines where the head has none.
     """
     if "reduction" in stage.loss.options:
         raise UserError(
@@ -114,6 +116,11 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
         raise UserError(
             f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do "
             "nothing; leave it out, or give the loss a parameter and an attribute 'weight'"
+        )
+    if isinstance(loss, LDAMLoss) and head is not None and computes_as(head, nn.Linear):
+        raise UserError(
+            f"loss {stage.loss.name!r} takes its margins off cosines times {loss.scale:g}, and the head is a linear "
+            f"one; set model.head to {{name: cosine, scale: {loss.scale:g}}}, or name another loss for the stage"
         )
     scale, head_scale = getattr(loss, "scale", None), getattr(head, "scale", None)
     if isinstance(scale, float | int) and isinstance(head_scale, float | int) and scale != head_scale:

@@ -188,9 +188,17 @@ def resolve(kind: str, name: str) -> Any:
 
 
 def own_code(settings: Any) -> dict[str, str]:
-    """Names of the user's own in a recipe, or in a part of one -> hashes of their files: an edited loss is another."""
-    code = {name: source_hash(name) for name in _names(settings)}
-    return {name: found for name, found in code.items() if found is not None}
+    """What the user's own names in a recipe, or in a part of one, stand for beyond their spelling, as hashes.
+
+    Those of the files with the code, and of the files that options of theirs name, such as weights: an edited loss is
+    another, and so is a network that begins with other weights.
+    """
+    found = dict[str, str | None]()
+    for part in _named(settings):
+        if ":" in part["name"]:
+            named = [value for key, value in part.items() if key != "name" and isinstance(value, str)]
+            found |= {part["name"]: source_hash(part["name"]), **{path: _content_hash(path) for path in named}}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def with_own_code(settings: dict[str, Any]) -> dict[str, Any]:
@@ -199,14 +207,24 @@ def with_own_code(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "own_code": own} if own else settings
 
 
-def _names(settings: Any) -> Iterator[str]:
+def _named(settings: Any) -> Iterator[Mapping[str, Any]]:
+    """The parts of a recipe that have a name, with their options."""
     if isinstance(settings, Mapping):
         if isinstance(settings.get("name"), str):
-            yield settings["name"]
+            yield settings
         settings = list(settings.values())
     if isinstance(settings, list):
         for value in settings:
-            yield from _names(value)
+            yield from _named(value)
+
+
+@functools.cache  # a run reads it once, too
+def _content_hash(path: str) -> str | None:
+    """SHA-256 of a file; None where there is none of that name."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None
+    except (OSError, ValueError):  # no path at all
+        return None
 
 
 @functools.cache  # a module is imported once, too

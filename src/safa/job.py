@@ -104,7 +104,7 @@ def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
 
 
 def refuse_another_recipe(job: Job) -> None:
-    """Raise a UserError if the folder holds a run of another recipe, or of other code of the user's own.
+    """Raise a UserError if the folder holds a run of another recipe, or of other code or weights of the user's own.
 
     Where the images lie and how often it is tested may differ.
     """
@@ -114,9 +114,9 @@ def refuse_another_recipe(job: Job) -> None:
         raise UserError(f"{job.folder} holds a run of another recipe; {way_out}")
     code = own_code(essence)
     known = read_json(card).get("own_code", code) if code and card.exists() else code
-    edited = [name for name in code if known.get(name) != code[name]]
+    edited = [name for name in code if known.get(name, code[name]) != code[name]]
     if edited:
-        raise UserError(f"{job.folder} holds a run with other code of {edited[0]}, which was edited since; {way_out}")
+        raise UserError(f"{job.folder} holds a run with another {edited[0]}, which was changed since; {way_out}")
 
 
 def recipe_sha256(recipe: recipes.Recipe) -> str:

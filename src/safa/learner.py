@@ -120,6 +120,10 @@ class Learner:
         with self.accelerator.autocast():
             look = Lookahead(self.model, self.criterion, images, labels, meta_images, meta_labels, epoch.lr)
             weights: Tensor = self.reweighter(look)
+        if weights.shape != (len(images),):
+            name = type(self.reweighter).__name__
+            raise UserError(f"{name} must give one weight per image, {(len(images),)}; it gives {tuple(weights.shape)}")
+        weights = weights.detach()
         sums.watch(weighing(weights))
         return weights
 

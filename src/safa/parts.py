@@ -94,6 +94,8 @@ class Parts:
             )
         if self.accelerator.num_processes > 1:
             raise UserError("image weights are learnt in one process; run without torchrun")
+        if self.recipe.precision == "fp16":  # its scaler does not reach the gradients of the look ahead, which end as 0
+            raise UserError("image weights cannot be learnt in fp16; set precision to bf16 or float32")
         seed = seed_for(self.recipe.seed, "reweighting", index)
         return assembly.reweighter(stage, self.data.class_counts, seed).to(self.device)
 

@@ -47,6 +47,8 @@ class PlugIn(nn.Module):
     nothing. DDP waits for the gradient of every parameter, and those of an idle SAFA get none. So either wrap once
     with ``find_unused_parameters=True``; or freeze the idle augmenter by ``requires_grad_(False)`` before wrapping,
     and let it learn and wrap anew when it starts. RSG freezes parts of itself: wrap anew after every switch.
+    ``SyncBatchNorm`` is for the model alone, ``convert_sync_batchnorm(model)`` before it is plugged: an augmenter
+    passes over a batch that has nothing to pair, and the other processes would wait for its batch norms.
 
     Raises:
         UserError: if there is no such layer, if the augmenter is none, or if the model was compiled and would
