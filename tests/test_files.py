@@ -206,9 +206,10 @@ def test_a_file_is_appended_to_without_a_permission_for_its_folder(file, monkeyp
     with pytest.raises(UserError, match="no permission to write in"):
         refuse_unappendable_file(file.with_name("new"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    for place in (file, file.parent):
-        with pytest.raises(UserError, match=f"cannot append to {place}: it is no file that may be written"):
-            refuse_unappendable_file(place)
+    with pytest.raises(UserError, match=f"cannot append to {file}: it is no file that may be written"):
+        refuse_unappendable_file(file)
+    with pytest.raises(UserError, match=f"cannot write {file.parent}: it is a folder; name a file in it"):
+        refuse_unappendable_file(file.parent)
 
 
 def test_the_command_that_resumes_a_run_can_be_pasted_whatever_the_name(tmp_path):

@@ -251,7 +251,7 @@ def test_a_process_that_gets_a_signal_can_be_resumed_to_the_same_bits(
     assert done.stderr == ""
     run = out / "tiny-seed0"
     if number != signal.SIGKILL:
-        assert done.stdout == f"stopped in epoch 1 after step 2; go on with: safa train --resume {run}\n"
+        assert done.stdout == f"stopped in epoch 1 after step 2; go on with: safa train --resume {run} --threads 1\n"
     assert not (run / "result.json").exists()
 
     assert cli.main(["train", "--resume", str(run)]) == 0

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from safa import recipe as recipes
 from safa.catalog import build, parameters, resolve
 from safa.errors import UserError, closest
-from safa.heads.former import computes_as
-from safa.losses import LDAMLoss
 from safa.plugin import INPUT, PlugIn
 from safa.seeding import seed_for
 from safa.types import mixes
@@ -117,12 +115,12 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
             f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do "
             "nothing; leave it out, or give the loss a parameter and an attribute 'weight'"
         )
-    if isinstance(loss, LDAMLoss) and head is not None and computes_as(head, nn.Linear):
-        raise UserError(
-            f"loss {stage.loss.name!r} takes its margins off cosines times {loss.scale:g}, and the head is a linear "
-            f"one; set model.head to {{name: cosine, scale: {loss.scale:g}}}, or name another loss for the stage"
-        )
     scale, head_scale = getattr(loss, "scale", None), getattr(head, "scale", None)
+    if getattr(loss, "of_cosines", False) and getattr(type(head), "forward", None) is nn.Linear.forward:
+        raise UserError(
+            f"loss {stage.loss.name!r} takes its margins off cosines times {scale:g}, and the head is a linear one; "
+            f"set model.head to {{name: cosine, scale: {scale:g}}}, or name another loss for the stage"
+        )
     if isinstance(scale, float | int) and isinstance(head_scale, float | int) and scale != head_scale:
         raise UserError(
             f"loss {stage.loss.name!r} has scale {scale} but the cosine head has {head_scale}; make them equal"

@@ -190,14 +190,16 @@ def resolve(kind: str, name: str) -> Any:
 def own_code(settings: Any) -> dict[str, str]:
     """What the user's own names in a recipe, or in a part of one, stand for beyond their spelling, as hashes.
 
-    Those of the files with the code, and of the files that options of theirs name, such as weights: an edited loss is
-    another, and so is a network that begins with other weights.
+    Those of the files with the code, and of the files that options of a backbone name, which hold weights: an edited
+    loss is another, and so is a network that begins with other weights.
     """
     found = dict[str, str | None]()
-    for part in _named(settings):
-        if ":" in part["name"]:
-            named = [value for key, value in part.items() if key != "name" and isinstance(value, str)]
-            found |= {part["name"]: source_hash(part["name"]), **{path: _content_hash(path) for path in named}}
+    for kind, part in _named(settings):
+        found[part["name"]] = source_hash(part["name"])
+        if kind == "backbone" and ":" in part["name"]:
+            found |= {
+                path: _content_hash(path) for path in part.values() if isinstance(path, str) and path not in found
+            }
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -207,12 +209,13 @@ def with_own_code(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "own_code": own} if own else settings
 
 
-def _named(settings: Any) -> Iterator[Mapping[str, Any]]:
-    """The parts of a recipe that have a name, with their options."""
+def _named(settings: Any, kind: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts of a recipe that have a name, with their options, and the key that they stand under."""
     if isinstance(settings, Mapping):
         if isinstance(settings.get("name"), str):
-            yield settings
-        settings = list(settings.values())
+            yield kind, settings
+        for key, value in settings.items():
+            yield from _named(value, key)
     if isinstance(settings, list):
         for value in settings:
             yield from _named(value)

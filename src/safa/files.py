@@ -124,6 +124,7 @@ def refuse_unappendable_file(path: Path) -> None:
     Raises:
         UserError: if it is a folder, may not be written, or is not there and nothing can be written in its folder.
     """
+    _refuse_folder(path)
     if not path.exists():
         refuse_unwritable_file(path)
     elif not (path.is_file() and os.access(path, os.W_OK)):

@@ -259,6 +259,9 @@ class LDAMLoss(nn.Module):
     weight: Tensor | None
     margins: Tensor
 
+    of_cosines = True
+    """Its logits are to be those of a ``CosineHead``: a margin of plain logits is another loss."""
+
     def __init__(
         self,
         class_counts: ClassCounts,

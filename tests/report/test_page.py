@@ -297,7 +297,9 @@ def test_a_page_is_the_same_every_time(tmp_path):
 def test_user_mistakes_are_clear_errors(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         page.write_page([tmp_path / "absent"], tmp_path / "page.html")
-    with pytest.raises(UserError, match=r"no result\.json in .*: the run is not finished; .safa train --resume"):
+    with pytest.raises(
+        UserError, match=r"no result\.json in .*: the run is not finished; go on with: safa train --resume"
+    ):
         page.write_page([tmp_path], tmp_path / "page.html")
     folder = write_run(tmp_path / "run", **DIGITS, groups={"few": [12]})
     with pytest.raises(UserError, match="groups maps many, medium, few to class ids"):

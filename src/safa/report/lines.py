@@ -25,7 +25,7 @@ _OF_VALIDATION = "balanced_error_validation"  # only where images were set aside
 REQUIRED = (*_TEXT, *_NUMBER, *_NUMBER_OR_NULL, "error_per_class")
 _WHERE_GIVEN = {
     **dict.fromkeys(("error_per_class", "changes", "class_counts", "class_names"), (list, "a list")),
-    **dict.fromkeys(("groups", "diagnostics"), (dict, "an object")),
+    "groups": (dict, "an object"),
     "processes": (int, "a whole number"),
 }
 
