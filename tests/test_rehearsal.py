@@ -141,6 +141,7 @@ def test_a_linear_head_that_a_restored_network_would_lack_is_refused(parts_of):
     """By its recipe the network has a linear head with it and without it, and here these are two."""
     plain, other = (Model(Named("tests.test_rehearsal:Plain", {"bias": bias})) for bias in (True, False))
     rehearse(parts_of(Stage(1), CLASSIFIER, model=plain))
+    rehearse(parts_of(Stage(1), CLASSIFIER, model=replace(plain, head=Named("cosine"))))
     rehearse(parts_of(Stage(1), replace(CLASSIFIER, head=Named("torch.nn:Linear")), model=other))
     message = refused(parts_of(Stage(1), CLASSIFIER, model=other))
     assert message.startswith(

@@ -31,13 +31,12 @@ def rehearse(parts: Parts) -> None:
     parts.data.groups  # noqa: B018  (bounds of many and few that overlap are refused)
     with _explained(f"backbone {parts.recipe.model.backbone.name!r} cannot be made"):
         model = assembly.network(parts.recipe.model, parts.data.num_classes, parts.recipe.seed)
-    own = assembly.head_of(model)
-    if own is None:
+    if assembly.head_of(model) is None:
         raise UserError(
             f"{type(model).__name__} has no classifier {assembly.HEAD!r}; call its last layer so, that a recipe's "
             "head can be found"
         )
-    if isinstance(own, Refitted):
+    if isinstance(assembly.head_of(model), Refitted):
         raise UserError(
             f"head {parts.recipe.model.head.name!r} starts from a head learnt before it; name it in a later stage"
         )
@@ -46,7 +45,7 @@ def rehearse(parts: Parts) -> None:
         if stage.epochs == 0 and stage.head is None:  # its optimizer would still be that of the stages after it
             raise UserError(f"stage {index} trains for 0 epochs and names no head; name one or leave it out")
         if stage.head is not None:
-            _refuse_a_confusion(parts, stage.head, own)
+            _refuse_a_confusion(parts, stage.head)
             with _explained(f"head {stage.head.name!r} cannot be made"):
                 model.add_module(assembly.HEAD, _tried_head(parts, stage.head, model, index))
         with _explained(f"loss {stage.loss.name!r} cannot be made"):
@@ -62,14 +61,16 @@ def rehearse(parts: Parts) -> None:
                 parts.reweighter(stage, 0)
 
 
-def _refuse_a_confusion(parts: Parts, head: recipes.Named, own: nn.Module) -> None:
-    """A restored network must have the classifier it was saved with, and ``linear`` stands for the network's own, too.
+def _refuse_a_confusion(parts: Parts, head: recipes.Named) -> None:
+    """A restored network must have the classifier it was saved with, and ``linear`` stands for the backbone's own, too.
 
-    Between ``torch.nn.Linear`` and one that has the same weights and computes as it, there is nothing to confuse.
+    Where that is a ``torch.nn.Linear`` with a bias, the two have the same weights and compute the same.
     """
     backbone = parts.recipe.model.backbone.name
     if head != recipes.Model.head or "head" in parameters("backbone", backbone):
         return
+    bare = recipes.Model(parts.recipe.model.backbone)
+    own = assembly.head_of(assembly.network(bare, parts.data.num_classes, parts.recipe.seed))
     if type(own) is not nn.Linear or own.bias is None:
         raise UserError(
             f"a head 'linear' of a stage cannot be told from the classifier of backbone {backbone!r}, "
@@ -181,9 +182,8 @@ def _try_augmenter(parts: Parts, stage: recipes.Stage, model: nn.Module, criteri
     plug = PlugIn(model, stage.augmenter.before, built.cpu()).train()
     images = torch.randn(8, 3, *(2 * (parts.data.source.image_size,)), generator=torch.Generator().manual_seed(0))
     counts = np.asarray(parts.data.class_counts)
-    labels = torch.tensor([int(counts.argmax()), int(counts.argmin())]).repeat_interleave(
-        4
-    )  # a head class and a tail one
+    head, tail = int(counts.argmax()), int(counts.argmin())
+    labels = torch.tensor([head, tail]).repeat_interleave(4)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         with _explained(f"augmenter {stage.augmenter.name!r} cannot take features of shape {shape}"):
             output = plug(images, labels)
