@@ -55,11 +55,11 @@ def averaged(data: str, method: str = TENTH, figure: str = TEST) -> list[float]:
 
 def since(figure: str = TEST) -> list[float]:
     """Gains of SAFA at imbalance 100 with the seeds that had no part in choosing its variant."""
-    found = {data: [runs(FILES[data], data, name, figure) for name in (BASE, TENTH)] for data in FILES}
-    kept = {
-        data: [{key: run[key] for key in run if key[0] not in CHOSEN_BY[data]} for run in found[data]] for data in FILES
-    }
-    return [gain for base, safa in kept.values() if base.keys() & safa.keys() for gain in gains(base, safa)]
+    found: list[float] = []
+    for data, seen in CHOSEN_BY.items():
+        base, safa = (runs(FILES[data], data, name, figure) for name in (BASE, TENTH))
+        found += [base[run] - safa[run] for run in base.keys() & safa.keys() if run[0] not in seen]
+    return found
 
 
 def at_factor(factor: float) -> list[float]:

@@ -195,11 +195,9 @@ def own_code(settings: Any) -> dict[str, str]:
     """
     found = dict[str, str | None]()
     for kind, part in _named(settings):
-        found[part["name"]] = source_hash(part["name"])
         if kind == "backbone" and ":" in part["name"]:
-            found |= {
-                path: _content_hash(path) for path in part.values() if isinstance(path, str) and path not in found
-            }
+            found |= {value: _content_hash(value) for value in part.values() if isinstance(value, str)}
+        found[part["name"]] = source_hash(part["name"])
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -238,15 +238,15 @@ def _overlaps(listing: Listing, splits: Mapping[str, Split], hashes: Mapping[str
     So does what is measured on a validation split that is cut from training images of which there are copies.
     """
     yield from _copies(listing, splits["train"], hashes["train"])
+    known = {kind: set(found) for kind, found in hashes.items() if kind != "test"}
+    called = {"train": "training", "validation": "validation"}
     for kind, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        known = set(hashes.get(other, ()))
-        twice = [place for place, image in enumerate(hashes.get(kind, ())) if image in known]
+        twice = [place for place, image in enumerate(hashes.get(kind, ())) if image in known.get(other, ())]
         if twice:
             names = first_few([listing.shown(splits[kind].paths[place]) for place in twice])
-            called = {"train": "training", "validation": "validation"}[other]
             yield (
-                f"{len(twice)} of {len(splits[kind])} {kind} images are {called} images, too, so errors look smaller "
-                f"than they are; keep one copy of each: {names}"
+                f"{len(twice)} of {len(splits[kind])} {kind} images are {called[other]} images, too, so errors look "
+                f"smaller than they are; keep one copy of each: {names}"
             )
 
 
