@@ -123,3 +123,11 @@ def pages_without_charts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("safa.report.page.SECTIONS", kept)
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests in a row share what their module made, so give every worker a row, and idle ones a part of another's."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +33,7 @@ from safa.machine import Machine
 from safa.train import CHECKPOINT
 
 TINY = Setting("resnet8", batch_size=16)
+ROOT = Path(__file__).parents[1]
 
 # Python 3.12 and later warn that a forked worker may inherit a lock; torch's loader forks on Linux.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -314,18 +316,21 @@ def test_methods_are_measured_printed_and_appended(tmp_path, capsys, monkeypatch
     assert "| tau-norm | – |  | – |" in tables_of([str(path)])[0]["steps"]
 
 
-@pytest.mark.parametrize(("measure", "module"), [(run, measured), (run_methods, costs)])
-def test_a_line_names_the_commit_that_the_measuring_began_with(measure, module, monkeypatch):
-    commits, plain = ["before"], module.measure
+@pytest.mark.parametrize(
+    ("bench", "module", "kind", "file"),
+    [(run, measured, measured.Figures, "bench"), (run_methods, costs, costs.Costs, "steps")],
+)
+def test_a_line_names_the_commit_that_the_measuring_began_with(bench, module, kind, file, monkeypatch):
+    last = (ROOT / "results" / f"{file}.jsonl").read_text().splitlines()[-1]
+    commits, found = ["before"], kind(**json.loads(last)["figures"])
 
-    def measured_meanwhile(*given):
+    def measured_meanwhile(*_):
         commits.append("after")
-        return plain(*given)
+        return found
 
     monkeypatch.setattr(command, "commit_of_process", lambda: commits[-1])
-    monkeypatch.setattr(command, "methods", lambda: methods(["ce"]))
     monkeypatch.setattr(module, "measure", measured_meanwhile)
-    line = measure(steps=1, rounds=1, batch_size=16, model="resnet8", precision="float32", results=None)
+    line = bench(steps=1, rounds=1, batch_size=16, model="resnet8", precision="float32", results=None)
     assert (line["commit"], commits[-1]) == ("before", "after")
 
 

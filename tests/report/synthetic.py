@@ -183,7 +183,7 @@ def features(counts, generates, generator, dimensions: int = 16) -> dict[str, np
     is_head = np.zeros(classes, bool)
     is_head[: max(1, int(classes * 0.2))] = True
     for c in [*range(min(5, classes)), *range(max(0, classes - 5), classes)]:
-        amounts = {0: min(60, int(counts[c])), 2: 30, 1: 40 if generates and not is_head[c] else 0}
+        amounts = {0: min(15, int(counts[c])), 2: 8, 1: 10 if generates and not is_head[c] else 0}
         for kind, amount in amounts.items():
             spread = {0: 0.35, 1: 0.45, 2: 0.6}[kind]
             parts.append(centres[c] + generator.normal(0, spread, (amount, dimensions)))
