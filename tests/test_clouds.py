@@ -55,7 +55,7 @@ def test_real_and_unseen_rows_are_the_images_of_the_chosen_classes(found, traine
 
 
 def test_no_class_has_more_rows_of_a_kind_than_are_drawn(trainer, monkeypatch):
-    monkeypatch.setattr(clouds, "PER_CLASS", 2)
+    monkeypatch.setattr(clouds, "SHOWN_PER_CLASS", 2)
     few = clouds.features(trainer.learner)
     for kind in (REAL, TEST, GENERATED):
         assert np.unique(few["labels"][few["kind"] == kind], return_counts=True)[1].max() == 2

@@ -65,6 +65,16 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
+def test_every_name_of_the_library_that_the_readme_has_is_there_once_it_is_imported():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`safa\.([a-z_]+(?:\.\w+)*)\(", text)) | {
+        name for block in blocks("python") for name in re.findall(r"\bsafa\.(\w+(?:\.\w+)*)", block)
+    }
+    assert {"averaging.moving_average", "PlugIn", "losses.LDAMLoss"} <= names
+    program = "import operator, safa\n" + "".join(f"operator.attrgetter({name!r})(safa)\n" for name in sorted(names))
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_exported_files_are_used_as_the_page_of_own_images_says(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

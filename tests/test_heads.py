@@ -155,6 +155,7 @@ def test_settings_show_in_the_representation():
     ("build", "said"),
     [
         (lambda: CosineHead(4, 3, scale=0.0), "must be positive, got 0.0"),
+        (lambda: CosineHead(4, 3, scale=float("inf")), "must be positive, got inf"),
         (lambda: CosineHead(0, 3), "got 0 and 3"),
         (lambda: CosineHead(4, 0), "got 4 and 0"),
     ],
@@ -606,9 +607,10 @@ def test_a_class_without_images_has_no_prior():
         AdjustedHead(6, 3).refit(linear(), fitting([5, 0, 2]))
 
 
-def test_a_negative_tau_is_refused():
-    with pytest.raises(UserError, match=r"at least 0, got -1\.0; 0 is the former head"):
-        AdjustedHead(6, 3, tau=-1.0)
+@pytest.mark.parametrize("tau", [-1.0, float("inf"), float("nan")])
+def test_a_prior_is_taken_off_a_finite_number_of_times(tau):
+    with pytest.raises(UserError, match=f"at least 0, got {tau}; 0 is the former head"):
+        AdjustedHead(6, 3, tau=tau)
 
 
 def test_settings_of_a_second_stage_show_in_the_representation():

@@ -1100,6 +1100,40 @@ def test_an_augmenter_with_another_number_of_labels_than_rows_is_blamed_for_it()
     assert complaint(small(), "body", augmenter).startswith("Returns returns 10 rows of features with 7 labels")
 
 
+def test_an_augmenter_that_loses_real_rows_or_mixes_into_more_is_refused():
+    generated_alone = Returns(lambda features, labels: Augmented(features[:4], labels[:4], torch.zeros(())))
+    assert complaint(small(), "body", generated_alone) == (
+        "Returns returns 4 rows where it is given 10; an augmenter returns these, and those that it makes after them"
+    )
+    doubled = Returns(
+        lambda features, labels: Augmented(features.repeat(2, 1, 1, 1), labels.repeat(2), torch.zeros(()))
+    )
+    assert len(PlugIn(small(), "body", doubled)(images(), LABELS).logits) == 2 * B
+    doubled.mixes = True
+    assert complaint(small(), "body", doubled) == (
+        "Returns returns 20 rows where it is given 10; an augmenter returns as many"
+    )
+
+
+def test_a_single_image_whose_shortcut_would_be_added_to_every_row_is_refused_too():
+    """The shortcut of one row fits a branch of any number of them, so that the lengths do not tell."""
+    doubled = Returns(
+        lambda features, labels: Augmented(features.repeat(2, 1, 1, 1), labels.repeat(2), torch.zeros(()))
+    )
+
+    class Shortcut(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.stem(images)
+            return self.fc((features.mean(dim=(2, 3), keepdim=True) + self.body(features)).mean(dim=(2, 3)))
+
+    plug = PlugIn(Shortcut(), "body", doubled)
+    with pytest.raises(UserError, match="'body' is not crossed by every path"):
+        plug(images()[:1], LABELS[:1])
+    plug = PlugIn(small(), "body", doubled)
+    assert len(plug(images()[:1], LABELS[:1]).logits) == 2
+    assert plug._crossing_is_known
+
+
 def test_an_augmenter_that_returns_no_augmented_batch_is_refused():
     augmenter = Returns(lambda features, labels: (features, labels))
     assert complaint(small(), "body", augmenter).startswith("Returns returns tuple; an augmenter returns safa.types")

@@ -158,6 +158,12 @@ def test_beta_outside_its_range_is_refused(beta):
         effective_number_weights(COUNTS, beta=beta)
 
 
+def test_a_power_that_leaves_nothing_is_refused():
+    with pytest.raises(UserError, match="power 400 is too large: n \\*\\* -power is 0 for every class"):
+        inverse_frequency_weights([1000, 10], power=400)
+    assert inverse_frequency_weights([1000, 1], power=400).tolist() == [0, 2]
+
+
 def test_a_negative_power_is_refused():
     with pytest.raises(UserError, match="power must be at least 0, got -1"):
         inverse_frequency_weights(COUNTS, power=-1)

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safa import augmenters, backbones, data, heads, losses, methods, report, sampling, weighting
+    from safa import augmenters, averaging, backbones, data, heads, losses, methods, report, sampling, weighting
     from safa.augmenters import SAFA
     from safa.errors import UserError
     from safa.plugin import PlugIn
@@ -25,11 +25,13 @@ _HOMES = {
     "Output": "safa.types",
     "UserError": "safa.errors",
 }
-_MODULES = ("augmenters", "backbones", "data", "heads", "losses", "methods", "report", "sampling", "weighting")
+_MODULES = (
+    "augmenters", "averaging", "backbones", "data", "heads", "losses", "methods", "report", "sampling", "weighting",
+)  # fmt: skip
 
 __all__ = [
     "SAFA", "Augmented", "Augmenter", "Output", "PlugIn", "UserError",
-    "augmenters", "backbones", "data", "heads", "losses", "methods", "report", "sampling", "weighting",
+    "augmenters", "averaging", "backbones", "data", "heads", "losses", "methods", "report", "sampling", "weighting",
 ]  # fmt: skip
 
 

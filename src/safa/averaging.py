@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from safa.errors import UserError
+
 
 def moving_average(model: nn.Module, steps: float) -> AveragedModel:
     """A copy of the network for the average of its weights over about so many steps; the first step replaces it.
 
-    Batch-norm statistics belong to the weights that made them, so they are averaged alike.
+    Batch-norm statistics belong to the weights that made them, so they are averaged alike. The average is its
+    ``module``: test and save that.
+
+    Raises:
+        UserError: if ``steps`` is not positive, or infinite.
     """
+    if not 0 < steps < math.inf:
+        raise UserError(f"steps is how many steps are averaged over, so it must be positive and finite, got {steps}")
     average_floats = get_ema_multi_avg_fn(1 - 1 / max(1.0, steps))  # type: ignore[no-untyped-call]
 
     def moving(averages: Any, current: Any, count: Any) -> None:

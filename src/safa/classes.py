@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 from safa.errors import UserError
 
+HEAD_RATIO = 0.2  # beta, the paper's
+SHOWN_HEADS, SHOWN_TAILS = 3, 2  # classes of Fig. 1
+SHOWN_PER_CLASS = 100  # points of each and of each kind: 1,500 at most, some seconds of t-SNE
+
 
 def by_count(class_counts: Sequence[int]) -> list[int]:
     """Class ids by decreasing count; of equal counts the lower id first."""
     return sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
 
 
-def head_classes(class_counts: Sequence[int], head_ratio: float = 0.2) -> list[bool]:
+def head_classes(class_counts: Sequence[int], head_ratio: float = HEAD_RATIO) -> list[bool]:
     """Mask over classes: the top ``int(k * head_ratio)`` of k by count, at least one.  [SAFA section 4.1]
 
     Args:

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safa import assembly
-from safa.classes import by_count, head_classes
+from safa.classes import SHOWN_HEADS, SHOWN_PER_CLASS, SHOWN_TAILS, by_count, head_classes
 from safa.learner import Learner
 from safa.plugin import PlugIn
 from safa.types import Augmented, mixes
 
 REAL, GENERATED, TEST = 0, 1, 2
-HEAD_CLASSES, TAIL_CLASSES = 3, 2
-PER_CLASS = 100  # points of one class and kind
 
 
 @dataclass(frozen=True)
@@ -119,12 +117,12 @@ def chosen_classes(class_counts: list[int], head_ratio: float) -> tuple[list[int
     is_head = head_classes(class_counts, head_ratio)
     head = [c for c in by_count(class_counts) if is_head[c]]
     tail = [c for c in by_count(class_counts) if not is_head[c]]
-    return head[:HEAD_CLASSES], tail[-TAIL_CLASSES:]
+    return head[:SHOWN_HEADS], tail[-SHOWN_TAILS:]
 
 
 def _some(rng: np.random.Generator, labels: NDArray[np.int64], chosen: int) -> NDArray[np.int64]:
     rows = np.flatnonzero(labels == chosen)
-    return np.sort(rng.permutation(rows)[:PER_CLASS])
+    return np.sort(rng.permutation(rows)[:SHOWN_PER_CLASS])
 
 
 @torch.no_grad()
@@ -137,12 +135,12 @@ def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _generated(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows the augmenter makes of these images, at most ``PER_CLASS`` of one class."""
+    """Rows the augmenter makes of these images, at most ``SHOWN_PER_CLASS`` of one class."""
     torch.manual_seed(0)
     augmenter, every = copy.deepcopy(learner.augmenter), math.ceil(len(images) / learner.parts.evaluation_batch)
     # The images lie class by class; so taken, each batch has some of all.
     batches = [(images[first::every], labels[first::every]) for first in range(every)]
     made = Rows.joined([look(learner, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
-    chosen = [(made.labels == c).nonzero().squeeze(1)[:PER_CLASS] for c in torch.unique(made.labels)]
+    chosen = [(made.labels == c).nonzero().squeeze(1)[:SHOWN_PER_CLASS] for c in torch.unique(made.labels)]
     keep = torch.cat(chosen) if chosen else made.labels
     return made.classifier[keep], made.labels[keep]

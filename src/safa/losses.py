@@ -29,6 +29,7 @@ loss divides by it as well. Leave such rows out.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -86,9 +87,10 @@ def ldam_margins(class_counts: ClassCounts, max_margin: float = 0.5) -> Tensor:
         Shape (k,), float32, in units of cosine.
 
     Raises:
-        UserError: if ``max_margin`` is negative.
+        UserError: if ``max_margin`` is negative or infinite, or counts are not one whole number per class, each at
+            least 1.
     """
-    if not max_margin >= 0:
+    if not 0 <= max_margin < math.inf:
         raise UserError(f"max_margin must be at least 0, got {max_margin}; LDAM-DRW uses 0.5 on CIFAR")
     counts = counts_tensor(class_counts)
     exact = counts.cpu().double()  # not every device has it
@@ -206,7 +208,7 @@ class FocalLoss(nn.Module):
         reduction: mean or none.
 
     Raises:
-        UserError: if ``gamma`` is negative.
+        UserError: if ``gamma`` is negative or infinite.
 
     Focal loss turns down easy *images*; class weights turn down large *classes*.
     """
@@ -222,7 +224,7 @@ class FocalLoss(nn.Module):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        if not gamma >= 0:
+        if not 0 <= gamma < math.inf:
             raise UserError(f"gamma must be at least 0, got {gamma}; 0 is cross-entropy")
         self.gamma, self.released = gamma, released
         self.reduction = _known(reduction)
@@ -250,7 +252,7 @@ class LDAMLoss(nn.Module):
         reduction: mean or none.
 
     Raises:
-        UserError: if a count or ``scale`` is not positive or ``max_margin`` is negative; on a call, if the
+        UserError: if a count is not positive, or ``scale`` or ``max_margin`` out of range; on a call, if the
             logits have another number of classes.
 
     LDAM moves the true class's logit by n^(-1/4); balanced softmax moves every logit by log n.
@@ -272,7 +274,7 @@ class LDAMLoss(nn.Module):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        if not scale > 0:
+        if not 0 < scale < math.inf:
             raise UserError(f"scale must be positive, got {scale}; use the scale of the CosineHead")
         self.max_margin = max_margin
         self.scale = scale
@@ -331,7 +333,7 @@ class LogitAdjustmentLoss(nn.Module):
         reduction: mean or none.
 
     Raises:
-        UserError: if a count is not positive or ``tau`` is negative; on a call, if the logits have another
+        UserError: if a count is not positive or ``tau`` is out of range; on a call, if the logits have another
             number of classes.
 
     This adjusts the logits in training; the post-hoc variant trains with cross-entropy and subtracts at test
@@ -350,7 +352,7 @@ class LogitAdjustmentLoss(nn.Module):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        if not tau >= 0:
+        if not 0 <= tau < math.inf:
             raise UserError(f"tau must be at least 0, got {tau}; 0 is cross-entropy")
         self.tau = tau
         self.reduction = _known(reduction)

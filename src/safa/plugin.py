@@ -114,7 +114,8 @@ class PlugIn(nn.Module):
     @property
     def _layer(self) -> str:
         """The layer's name as torch has it: empty for the network itself, which is ``INPUT``."""
-        return "" if self.before == INPUT and INPUT not in _names(self.model) else str(self.before)
+        itself = self.before == INPUT and not isinstance(getattr(self.model, INPUT, None), nn.Module)
+        return "" if itself else str(self.before)
 
     def _augmented(self, images: Tensor, labels: Tensor, augmenter: Augmenter) -> Output:
         seen: list[Augmented] = []
@@ -184,11 +185,15 @@ class PlugIn(nn.Module):
             raise UserError(_inside_branch(str(self.before))) from error
 
     def _look(self, images: Tensor, logits: Tensor) -> None:
-        """Refuse a layer that not every path crosses, once: rows that are mixed, or not yet added, do not tell."""
-        if self._layer and len(logits) == len(images):  # every path crosses the network's own input
-            if len(images) < 2:
+        """Refuse a layer that not every path crosses, once.
+
+        Rows that are mixed, or not yet added, do not tell, and a shortcut of one row is added to any number of them.
+        """
+        few, grown = len(images) < 2, len(logits) > len(images)
+        if self._layer and (few or not grown):  # every path crosses the network's own input
+            if few and not grown:
                 return
-            if not self._is_crossed(images[:2]):
+            if not self._is_crossed(torch.cat([images, images]) if few else images[:2]):
                 raise UserError(_inside_branch(str(self.before)))
         self._crossing_is_known = True
 
@@ -302,6 +307,10 @@ def _result_of(augmenter: Augmenter, features: Tensor, labels: Tensor, before: s
             f"{name} returns {len(result.features)} rows of features with {len(result.labels)} labels; "
             "give every row one label"
         )
+    rows, given = len(result.features), len(features)
+    if rows < given or (rows > given and mixes(augmenter)):
+        wanted = "as many" if mixes(augmenter) else "these, and those that it makes after them"
+        raise UserError(f"{name} returns {rows} rows where it is given {given}; an augmenter returns {wanted}")
     return result
 
 

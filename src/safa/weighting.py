@@ -64,14 +64,17 @@ def inverse_frequency_weights(class_counts: ClassCounts, power: float = 1.0) -> 
         Shape (k,), float32, sum k.
 
     Raises:
-        UserError: if ``power`` is negative.
+        UserError: if ``power`` is negative, or so large that no weight is left of a count.
 
     ``effective_number_weights`` lies between uniform (beta 0) and power 1 (beta towards 1).
     """
     if not power >= 0:
         raise UserError(f"power must be at least 0, got {power}; negative powers would favour large classes")
     counts = counts_tensor(class_counts)
-    return _with_mean_one(counts.cpu().double() ** -power).to(counts.device)  # not every device has float64
+    weights = counts.cpu().double() ** -power  # not every device has float64
+    if not weights.any():
+        raise UserError(f"power {power} is too large: n ** -power is 0 for every class; 1 gives all the same say")
+    return _with_mean_one(weights).to(counts.device)
 
 
 def effective_number_weights(class_counts: ClassCounts, beta: float = 0.9999) -> Tensor:

@@ -445,6 +445,16 @@ def test_alpha_must_be_positive(make, alpha):
         make(COUNTS, alpha=alpha)
 
 
+@every_augmenter
+def test_an_alpha_that_draws_halves_by_underflow_is_refused(make):
+    torch.manual_seed(0)
+    halves = [sum(mixing._share(alpha) == 0.5 for _ in range(1000)) for alpha in (1e-3, 0.01)]
+    assert halves[0] > 100 > 2 > halves[1]
+    make(COUNTS, alpha=0.01)
+    with pytest.raises(UserError, match="with alpha 0.001, lambda is too often 1/2 by underflow"):
+        make(COUNTS, alpha=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

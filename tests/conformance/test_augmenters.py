@@ -385,6 +385,21 @@ def test_a_label_beyond_the_class_counts_is_refused_before_anything_is_learnt(na
 
 
 @every_generating
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        (torch.zeros(4, dtype=torch.int64), r"\(4,\) of torch.int64"),
+        (torch.zeros(6, dtype=torch.int64), r"\(6,\) of torch.int64"),
+        (torch.zeros(5, dtype=torch.uint8), r"\(5,\) of torch.uint8"),
+        (torch.zeros(5, 3), r"\(5, 3\) of torch.float32"),
+    ],
+)
+def test_labels_that_are_not_one_class_id_per_row_are_refused(name, labels, got):
+    with pytest.raises(UserError, match=rf"one class id per row of the features, shape \(5,\) and int64, got {got}"):
+        augmenter(name)(torch.rand(5, CHANNELS, 2, 2), labels)
+
+
+@every_generating
 def test_a_negative_label_is_refused_before_anything_is_learnt(name):
     built = augmenter(name)
     before = copy.deepcopy(built.state_dict())

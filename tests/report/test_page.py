@@ -408,7 +408,7 @@ def test_a_stage_begins_after_the_epochs_before_it(tmp_path):
 
 
 def test_the_embedding_shows_head_and_tail_classes_of_each_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "MOST_PER_CLASS_AND_KIND", 5)
+    monkeypatch.setattr(embedding, "SHOWN_PER_CLASS", 5)
     run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS | {"names": list("abcdefghijklmnop")}))
     heads, tails = embedding.shown_classes(compare([run]))
     assert heads == [0, 1, 2]

@@ -73,7 +73,7 @@ class Control(TailAugmenter, ABC):
         nothing = zero_beside(features)
         if not (self.active and self.training):
             return Augmented(features, labels, nothing)
-        match = match_tail_to_head(*self.labels_and_heads(labels), maps.shape[2] * maps.shape[3])
+        match = match_tail_to_head(*self.labels_and_heads(labels, len(features)), maps.shape[2] * maps.shape[3])
         if match is None:
             return Augmented(features, labels, nothing)
         match = match.to(features.device)

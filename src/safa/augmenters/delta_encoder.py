@@ -102,14 +102,14 @@ class DeltaEncoder(TailAugmenter):
         maps = self.as_maps(features)
         if not self.training:
             return Augmented(features, labels, zero_of(self))
-        source, (read, is_head) = maps.detach(), self.labels_and_heads(labels)
+        source, (read, is_head) = maps.detach(), self.labels_and_heads(labels, len(features))
         sample, reference = placed(features.device, *self._head_pairs(read, is_head))
         if len(sample) == 0:
             return Augmented(features, labels, zero_of(self))
         x, ref = source[sample], source[reference]
         rebuilt = self.decode(ref, self.encode(x, ref, self.dropout), self.dropout)
         term = weighted_l1(rebuilt, x)
-        loss, terms = self.reconstruction * term + zero_of(self), {"reconstruction": term.detach()}
+        loss, terms = self.reconstruction * term, {"reconstruction": term.detach()}
         tail = (~is_head).nonzero().squeeze(1)
         if not self.active or len(tail) == 0:
             return Augmented(features, labels, loss, terms)

@@ -96,7 +96,7 @@ class FeatureTransfer(TailAugmenter):
             return Augmented(features, labels, nothing)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             source = maps.to(self.means.dtype)
-            _, is_head = self.labels_and_heads(labels)
+            _, is_head = self.labels_and_heads(labels, len(features))
             self._observe(source, labels)
             head, tail = is_head.nonzero().squeeze(1), (~is_head).nonzero().squeeze(1)
             if not self.active or len(head) == 0 or len(tail) == 0:

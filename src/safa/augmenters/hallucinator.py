@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.layout import Layout, TailAugmenter, zero_of
+from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
 from safa.devices import CPU, placed
 from safa.errors import UserError
 from safa.types import Augmented
@@ -79,7 +79,7 @@ class Hallucinator(TailAugmenter):
         maps = self.as_maps(features)
         if not (self.active and self.training):
             return Augmented(features, labels, zero_of(self))
-        _, is_head = self.labels_and_heads(labels)
+        _, is_head = self.labels_and_heads(labels, len(features))
         (tail,) = placed(features.device, (~is_head).nonzero().squeeze(1).repeat(self.copies))
         if len(tail) == 0:
             return Augmented(features, labels, zero_of(self))
@@ -87,7 +87,7 @@ class Hallucinator(TailAugmenter):
         floor = source.amin().clamp(max=0)
         generated = self.generate(source[tail] - floor) + floor
         rows = torch.cat([features, self.as_given(generated).to(features.dtype)])
-        return Augmented(rows, torch.cat([labels, labels[tail]]), zero_of(self))
+        return Augmented(rows, torch.cat([labels, labels[tail]]), zero_beside(features))
 
     def generate(self, samples: Tensor) -> Tensor:
         """G(x, z) with fresh noise z: features above 0, (n, c, h, w) -> (n, c, h, w)."""

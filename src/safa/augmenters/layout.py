@@ -59,17 +59,23 @@ class TailAugmenter(nn.Module):
             return features.transpose(1, 2).unsqueeze(-1)
         return features[:, :, None, None] if self.layout == "vector" else features
 
-    def labels_and_heads(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def labels_and_heads(self, labels: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """The labels and which of them are of head classes, shape (n,), int64 and bool, both on the CPU.
 
         Pairs are drawn there. Another device is waited for, so a step asks once.
 
         Args:
             labels: shape (n,), int64.
+            rows: n, of the features.
 
         Raises:
-            UserError: if a label is negative or beyond the class counts.
+            UserError: if there is not one int64 label per row, or a label is negative or beyond the class counts.
         """
+        if labels.shape != (rows,) or labels.dtype != torch.int64:
+            raise UserError(
+                f"labels must be one class id per row of the features, shape ({rows},) and int64, got "
+                f"{tuple(labels.shape)} of {labels.dtype}"
+            )
         classes = len(self.is_head)
         read, is_head = torch.split(torch.cat([labels, self.is_head]).cpu(), [len(labels), classes])
         if len(read) and int(read.min()) < 0:

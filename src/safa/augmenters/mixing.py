@@ -9,6 +9,7 @@ on every device, and reading lambda waits for none.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class Mixup(nn.Module):
         - Every row is mixed with the row that the permutation names, perhaps itself, as in the released code.
 
     Raises:
-        UserError: if ``alpha`` or a count is not positive.
+        UserError: if ``alpha`` is below 0.01 or a count not positive.
 
     Mixup blends whole rows, CutMix pastes a box; Remix blends as Mixup does and labels in favour of the tail.
     """
@@ -86,8 +87,8 @@ class CutMix(nn.Module):
           ``probability=0.5``), and none on ImageNet.
 
     Raises:
-        UserError: if ``alpha`` or a count is not positive, or ``probability`` is outside [0, 1]; on a call, if the
-            features are no maps.
+        UserError: if ``alpha`` is below 0.01 or a count not positive, or ``probability`` is outside [0, 1]; on a
+            call, if the features are no maps.
 
     Mixup blends whole rows and works on any features; CutMix needs a height and a width.
     """
@@ -154,7 +155,7 @@ class Remix(nn.Module):
         - A row with a soft label counts as large as its classes on average, ``sum_c p_c n_c``.
 
     Raises:
-        UserError: if ``alpha`` or a count is not positive, ``kappa`` is below 1 or ``tau`` outside [0, 1].
+        UserError: if ``alpha`` is below 0.01 or a count not positive, ``kappa`` is below 1 or ``tau`` outside [0, 1].
 
     Mixup labels by the share of each row, whatever its class.
     """
@@ -222,8 +223,13 @@ def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 def _share(alpha: float) -> float:
     """lambda, the share of the row itself, from Beta(alpha, alpha)."""
-    concentration = torch.tensor(float(alpha), device=CPU)
-    return float(torch.distributions.Beta(concentration, concentration).sample())
+    return float(_beta(float(alpha)).sample())
+
+
+@cache
+def _beta(alpha: float) -> torch.distributions.Beta:
+    concentration = torch.tensor(alpha, device=CPU)
+    return torch.distributions.Beta(concentration, concentration)
 
 
 def _partners(features: Tensor) -> Tensor:
@@ -251,4 +257,6 @@ def _with_no_loss(features: Tensor, labels: Tensor) -> Augmented:
 def _positive(alpha: float) -> float:
     if not 0 < alpha < math.inf:
         raise UserError(f"alpha must be positive, got {alpha}; to mix nothing, leave the augmenter out")
+    if alpha < 0.01:
+        raise UserError(f"with alpha {alpha}, lambda is too often 1/2 by underflow; 0.01 mixes next to nothing already")
     return alpha

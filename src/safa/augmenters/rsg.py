@@ -106,7 +106,7 @@ class RSG(TailAugmenter):
         maps = self.as_maps(features)
         if not self.training or len(labels) == 0:
             return Augmented(features, labels, zero_of(self))
-        source, (_, is_head) = maps.detach(), self.labels_and_heads(labels)
+        source, (_, is_head) = maps.detach(), self.labels_and_heads(labels, len(features))
         assignment = self.assign(source, labels)
         values = {"cesc": self._center_estimation(source, labels, assignment)} if self.cesc else {}
         head, tail = placed(features.device, *self._meet(is_head if self.active else is_head[:0]))

@@ -86,7 +86,7 @@ class SAFA(TailAugmenter):
         if not (self.training and (self.active or self.learns_while_idle)):
             return Augmented(features, labels, zero_of(self))
         source = maps.detach() if self.reading.detach else maps
-        read, is_head = self.labels_and_heads(labels)
+        read, is_head = self.labels_and_heads(labels, len(features))
         positions = maps.shape[2] * maps.shape[3]
         reading = self.reading
         match = match_tail_to_head(

@@ -42,7 +42,8 @@ def data(
     if imbalance_factor is not None:
         recipes.refuse_idle_cuts(spec, ["imbalance_factor"], "--profile exponential")
     loaded = load(spec)
-    described = tail.describe(loaded.source.class_names, loaded.subset.class_counts, spec.head_ratio)
+    bounds = {"many_above": spec.many_above, "few_below": spec.few_below}
+    described = tail.describe(loaded.source.class_names, loaded.subset.class_counts, spec.head_ratio, **bounds)
     say(f"{tail.render(described)}\n\n{_held_out(loaded)}")
     for remark in loaded.remarks:
         say(remark)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +28,8 @@ class AdjustedHead(nn.Module):
         class-balanced sampler little of it is left, and the adjustment goes too far. Nothing here learns.
 
     Raises:
-        UserError: if a size is below 1 or ``tau`` is negative; in ``refit``, if a class has no training image or
-            the former head is neither linear nor cosine.
+        UserError: if a size is below 1 or ``tau`` is negative or infinite; in ``refit``, if a class has no training
+            image or the former head is neither linear nor cosine.
 
     ``LogitAdjustmentLoss`` adds the same term to the logits in training and leaves the head as it is.
     """
@@ -36,7 +38,7 @@ class AdjustedHead(nn.Module):
 
     def __init__(self, in_features: int, num_classes: int, *, tau: float = 1.0) -> None:
         super().__init__()
-        if not tau >= 0:
+        if not 0 <= tau < math.inf:
             raise UserError(f"tau must be at least 0, got {tau}; 0 is the former head")
         self.in_features = in_features
         self.num_classes = num_classes

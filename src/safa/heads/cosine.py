@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class CosineHead(nn.Module):
         autocast.
 
     Raises:
-        UserError: if a size is below 1 or ``scale`` is not positive.
+        UserError: if a size is below 1 or ``scale`` is not positive or infinite.
 
     ``LinearHead`` lets the norm of a class vector grow with the class's share of the images; here all norms
     are one.
@@ -38,7 +40,7 @@ class CosineHead(nn.Module):
     def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
         super().__init__()
         check_sizes(in_features, num_classes)
-        if not scale > 0:
+        if not 0 < scale < math.inf:
             raise UserError(f"scale multiplies cosines, so it must be positive, got {scale}; LDAM-DRW uses 30")
         self.in_features = in_features
         self.num_classes = num_classes

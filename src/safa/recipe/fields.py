@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from safa.classes import HEAD_RATIO
+
 Precision = Literal["float32", "bf16", "fp16"]
 
 
@@ -78,7 +80,7 @@ class Data:
     augmentation: Named | None = None
     many_above: int = 100
     few_below: int = 20
-    head_ratio: float = 0.2
+    head_ratio: float = HEAD_RATIO
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from safa.classes import SHOWN_HEADS, SHOWN_PER_CLASS, SHOWN_TAILS
 from safa.report.comparison import Comparison
 from safa.report.runs import Features, FloatArray, IntArray
 
 KINDS = {0: "real training image", 1: "generated", 2: "test image"}
-HEADS, TAILS = 3, 2
-# Three kinds of five classes: at most 1,500 points, some seconds of t-SNE.
-MOST_PER_CLASS_AND_KIND = 100
 FEWEST_POINTS = 10
 
 
@@ -39,19 +37,19 @@ def shown_classes(comparison: Comparison) -> tuple[list[int], list[int]]:
     present = set(np.unique(labels).tolist())
     is_head = comparison.head_classes()
     ordered = [class_id for class_id in comparison.order.tolist() if class_id in present]
-    heads = [class_id for class_id in ordered if is_head[class_id]][:HEADS]
+    heads = [class_id for class_id in ordered if is_head[class_id]][:SHOWN_HEADS]
     rare = set(comparison.groups[comparison.rare_group].tolist())
     rest = [class_id for class_id in reversed(ordered) if class_id not in heads]
     amount = np.bincount(generated, minlength=len(comparison.counts))
     # sorted is stable: the rarest group first, then the most generated, then the rarest class.
-    tails = sorted(rest, key=lambda class_id: (class_id not in rare, -int(amount[class_id])))[:TAILS]
+    tails = sorted(rest, key=lambda class_id: (class_id not in rare, -int(amount[class_id])))[:SHOWN_TAILS]
     return heads, tails
 
 
 def inks(heads: list[int], tails: list[int]) -> dict[int, str]:
     """Class id -> name of a colour: cool ones for heads, warm ones for tails, also where there are fewer heads."""
     cool = {class_id: f"class-{number}" for number, class_id in enumerate(heads)}
-    return cool | {class_id: f"class-{number}" for number, class_id in enumerate(tails, start=HEADS)}
+    return cool | {class_id: f"class-{number}" for number, class_id in enumerate(tails, start=SHOWN_HEADS)}
 
 
 def stored(comparison: Comparison, methods: Sequence[str]) -> dict[str, Features]:
@@ -67,7 +65,7 @@ def sample(features: Features, classes: list[int]) -> IntArray:
     for class_id in classes:
         for kind in KINDS:
             rows = np.flatnonzero((features.labels == class_id) & (features.kind == kind))
-            amount = min(len(rows), MOST_PER_CLASS_AND_KIND)
+            amount = min(len(rows), SHOWN_PER_CLASS)
             chosen.append(np.sort(generator.permutation(rows)[:amount]))
     return np.concatenate(chosen)
 

@@ -80,9 +80,9 @@ def _object(row: str, where: str) -> Line:
     return value
 
 
-def _excerpt(row: str, width: int = 60) -> str:
+def _excerpt(row: str) -> str:
     row = row.strip()
-    return repr(row if len(row) <= width else row[: width - 1] + "…")
+    return repr(row if len(row) <= 60 else row[:59] + "…")
 
 
 def check(line: Mapping[str, Any], where: str) -> None:

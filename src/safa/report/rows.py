@@ -116,22 +116,16 @@ def _row(block: Block, group: Sequence[Line]) -> Row:
     )
 
 
-def against_paper(rows: Sequence[Row], table: str = "table1") -> list[Row]:
-    """Put the paper's figure beside each row, where the paper has one.
+def against_paper(rows: Sequence[Row]) -> list[Row]:
+    """Put the figure of the paper's Table 1 beside each row, where it has one.
 
     A shorter run, or one whose recipe was changed, is no row of the paper.
-
-    Args:
-        table: ``"table1"``, ``"table5"`` or ``"table6"``.
-
-    Raises:
-        UserError: if there is no such table.
     """
-    epochs = paper.table(table)["epochs"]
+    epochs = paper.table("table1")["epochs"]
     compared = []
     for row in rows:
         figure = paper.figure(
-            table,
+            "table1",
             model=row.model,
             method=row.method,
             dataset=row.dataset,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from safa.classes import HEAD_RATIO
 from safa.errors import UserError
 from safa.files import RECIPE, resumed_by
 from safa.report import lines
@@ -19,8 +20,6 @@ from safa.report import lines
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-
-HEAD_RATIO = 0.2  # the paper's
 
 
 @dataclass(frozen=True)
