@@ -34,6 +34,17 @@ def test_a_network_is_a_pure_function_of_model_and_seed():
     assert not equal(assembly.network(RESNET8, 10, seed=1), first)
 
 
+def test_a_backbone_or_head_that_is_no_module_is_named():
+    with pytest.raises(
+        UserError, match="backbone 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module"
+    ):
+        assembly.network(Model(Named("tests.test_rehearsal:NoModule")), 10, seed=0)
+    with pytest.raises(
+        UserError, match="head 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module"
+    ):
+        assembly.network(Model(Named("resnet8"), Named("tests.test_rehearsal:NoModule")), 10, seed=0)
+
+
 def test_a_new_head_is_a_pure_function_of_its_seed_and_fits_the_features(model):
     first = assembly.new_head(Named("cosine", {"scale": 10}), model, 10, seed=3)
     torch.manual_seed(99)

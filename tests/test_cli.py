@@ -529,6 +529,23 @@ def test_report_of_a_folder_of_runs_is_one_of_the_runs_in_it(call, compared, tmp
     assert call("report", runs / "drw-seed0") == (2, "", error)
 
 
+def test_what_is_set_twice_is_shown_as_it_was_set_last():
+    given = ["model.backbone=resnet8", "batch_size=8", "model.backbone=resnet14"]
+    assert training._changes({"set": given}) == ("model.backbone=resnet14", "batch_size=8")
+
+
+def test_the_only_row_of_a_method_is_a_baseline_under_the_methods_name(call, tmp_path, compared):
+    lines = [json.loads(line) for line in (compared[0] / "lines.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["changes"] = ["batch_size=8"] if line["method"] == "LDAM-DRW" else []
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    under = [
+        call("report", tmp_path / "lines.jsonl", "--baseline", f"LDAM-DRW{more}")[1] for more in ("", " (batch_size=8)")
+    ]
+    assert under[0] == under[1]
+    assert "against LDAM-DRW (batch_size=8)" in under[0]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -829,7 +846,10 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
     ("arguments", "message"),
     [
         ("train", "name a recipe to train, or a folder with --resume RUN"),
-        ("train digits/ce --resume runs/x", "name a recipe to train, or a folder with --resume RUN"),
+        (
+            "train digits/ce --resume runs/x",
+            "runs/x has its recipe in its folder; leave digits/ce out to go on with it",
+        ),
         ("train absent.yaml", "there is no recipe file absent.yaml"),
         ("train --resume absent", "absent does not exist; give the folder that a training run wrote"),
         ("train --resume absent --seed 1", "--seed cannot change a run that is resumed"),
@@ -866,6 +886,11 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("train digits/ce --data absent_photos", "no data set named 'absent_photos'"),
         ("train digits/ce --device gpu", "device must be auto, cpu or cuda"),
         ("train digits/ce --sed 3", "there is no option --sed; did you mean '--seed'?\nTry 'safa train --help'"),
+        (
+            "train digits/ce --epochs 3",
+            "there is no option --epochs; what is in a recipe is changed by --set, as in --set data.on_corrupt=skip st",
+        ),
+        ("list --epochs 3", "there is no option --epochs\nTry 'safa list --help'"),
         # Abbreviations are refused.
         ("train digits/ce --thread=3", "there is no option --thread; did you mean '--threads'?"),
         (
@@ -933,6 +958,7 @@ def test_a_report_into_a_missing_text_is_a_users_mistake(mistake, compared, tmp_
         ("report table9", "no table 'table9' of the paper; there are table1, table5, table6"),
         ("report table5 --imbalance_factor 100", "table5 of the paper has the imbalance factors 200, 10, got 100"),
         ("report table1 --into absent.md", "cannot read absent.md"),
+        ("report . --into absent.md", "--into takes files NAME.jsonl, by whose names markers go; . is a folder"),
         ("report --recipes results", "results holds no recipes of tables"),
         ("report results/bench.jsonl", "there is no result line in results/bench.jsonl"),
     ],

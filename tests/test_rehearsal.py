@@ -25,7 +25,15 @@ CLASSIFIER = Stage(1, head=Named("linear"), trainable=("fc",))
 class NoModule:
     active, learns_while_idle = True, False
 
-    def __init__(self, channels: int) -> None: ...
+    def __init__(self, channels: int = 0) -> None: ...
+
+
+def weights_in_a_list(class_counts):
+    return [1.0] * len(class_counts)
+
+
+def weights_of_two(class_counts):
+    return torch.ones(2)
 
 
 def refused(parts: Parts) -> str:
@@ -49,6 +57,22 @@ def refused(parts: Parts) -> str:
             "start must be one of identity, random, got 'zero'",
         ),
         (Stage(1, augmenter=Augmenter("tests.test_rehearsal:NoModule")), "must be a torch.nn.Module"),
+        (
+            Stage(1, loss=Named("tests.test_rehearsal:NoModule")),
+            "loss 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module; derive the class from it",
+        ),
+        (
+            Stage(1, head=Named("tests.test_rehearsal:NoModule")),
+            "head 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module",
+        ),
+        (
+            Stage(1, weighting=Named("tests.test_rehearsal:weights_in_a_list")),
+            "weights_in_a_list' must give one number per class, a tensor of shape (10,); it gives list",
+        ),
+        (
+            Stage(1, weighting=Named("tests.test_rehearsal:weights_of_two")),
+            "a tensor of shape (10,); it gives shape (2,)",
+        ),
         (Stage(1, augmenter=Augmenter("safa", before="fc")), "SAFA was built for layout 'map'"),
         (Stage(1, augmenter=Augmenter("cutmix", before="fc")), "CutMix cuts maps (b, c, h, w) but"),
         (

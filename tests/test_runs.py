@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
 from safa.data.subset import Subset
+from safa.deploy.network import load_run
 from safa.errors import UserError
 from safa.job import Job, recipe_sha256
 from safa.machine import Machine
@@ -205,6 +207,30 @@ def test_a_finished_run_is_not_taken_for_one_with_edited_code(own_loss, tiny_rec
         UserError, match=r"a run with another losses_of_test_runs:Mine, which was changed since; name another"
     ):
         runs.run(job, Machine())
+
+
+def test_a_network_whose_own_code_was_edited_is_told_where_it_is_used_and_is_not_tested(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    file = tmp_path / "networks_of_test_runs.py"
+    code = (
+        "from safa.backbones import resnet8\n\n\n"
+        "def mine(num_classes, head):\n    return resnet8(num_classes=num_classes, head=head)\n"
+    )
+    file.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = replace(tiny_recipe.model, backbone=Named("networks_of_test_runs:mine"))
+    folder = tmp_path / "run"
+    runs.run(Job("own", replace(tiny_recipe, model=model, stages=(Stage(1),)), folder), Machine())
+    assert load_run(folder).notes == ()
+    assert runs.evaluate_run(folder, "test")["epochs"] == 1
+    file.write_text(code.replace("return", "print('edited')\n    return"))
+    catalog.source_hash.cache_clear()
+    said = f"the file of networks_of_test_runs:mine was changed since {folder} was trained"
+    (note,) = load_run(folder).notes
+    assert note.startswith(f"{said}; if the network computes otherwise now")
+    with pytest.raises(UserError, match=f"{re.escape(said)}; put it back, or train again"):
+        runs.evaluate_run(folder, "test")
 
 
 def test_changes_that_have_a_key_of_their_own_in_the_line_make_no_other_row(tiny_recipe, tmp_path):

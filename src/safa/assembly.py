@@ -30,9 +30,8 @@ def network(model: recipes.Model, num_classes: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "network"))
         head = _head_factory(model.head)
-        built: nn.Module = build(
-            "backbone", model.backbone.name, model.backbone.options, num_classes=num_classes, head=head
-        )
+        options = model.backbone.options
+        built = _module("backbone", model.backbone.name, options, num_classes=num_classes, head=head)
         if model.head != recipes.Model.head and "head" not in parameters("backbone", model.backbone.name):
             built.add_module(HEAD, head(in_features(built), num_classes))
     return built
@@ -42,13 +41,21 @@ def _head_factory(spec: recipes.Named) -> Callable[[int, int], nn.Module]:
     resolve("head", spec.name)  # a wrong name is reported as one of the head, not of the backbone
 
     def head(in_features: int, num_classes: int) -> nn.Module:
-        made: nn.Module = build(
-            "head", spec.name, spec.options,
-            in_features=in_features, num_classes=num_classes, out_features=num_classes,
-        )  # fmt: skip
-        return made
+        sizes = {"in_features": in_features, "num_classes": num_classes, "out_features": num_classes}
+        return _module("head", spec.name, spec.options, **sizes)
 
     return head
+
+
+def _module(kind: str, name: str, options: Mapping[str, Any], **offered: Any) -> nn.Module:
+    """What a name of the kind makes, once it is seen to be a module; it may be the user's own."""
+    made = build(kind, name, options, **offered)
+    if not isinstance(made, nn.Module):
+        raise UserError(
+            f"{kind} {name!r} makes {type(made).__name__} and not a torch.nn.Module; derive the class from it, or name "
+            "a function that returns one"
+        )
+    return made
 
 
 def new_head(spec: recipes.Named, model: nn.Module, num_classes: int, seed: int) -> nn.Module:
@@ -105,11 +112,9 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
             f"loss {stage.loss.name!r}: reduction={stage.loss.options['reduction']!r} is not a recipe's to choose; "
             "leave it out, training takes a mean, or single images where they are weighted one by one"
         )
-    weight = None
-    if stage.weighting is not None:
-        weight = build("weighting", stage.weighting.name, stage.weighting.options, class_counts=class_counts)
+    weight = None if stage.weighting is None else _class_weights(stage.weighting, class_counts)
     options = {**stage.loss.options, **({"reduction": "none"} if stage.reweighting is not None else {})}
-    loss: nn.Module = build("loss", stage.loss.name, options, class_counts=class_counts, weight=weight)
+    loss = _module("loss", stage.loss.name, options, class_counts=class_counts, weight=weight)
     if stage.weighting is not None and getattr(loss, "weight", None) is None:
         raise UserError(
             f"loss {stage.loss.name!r} takes no class weights, so weighting {stage.weighting.name!r} would do "
@@ -126,6 +131,17 @@ def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module
             f"loss {stage.loss.name!r} has scale {scale} but the cosine head has {head_scale}; make them equal"
         )
     return loss
+
+
+def _class_weights(spec: recipes.Named, class_counts: Sequence[int]) -> Tensor:
+    made = build("weighting", spec.name, spec.options, class_counts=class_counts)
+    if isinstance(made, Tensor) and made.shape == (len(class_counts),):
+        return made
+    got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise UserError(
+        f"weighting {spec.name!r} must give one number per class, a tensor of shape ({len(class_counts)},); it gives "
+        f"{got}"
+    )
 
 
 def augmenter(

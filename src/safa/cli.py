@@ -112,7 +112,9 @@ def _plainly(message: str, options: list[str]) -> str:
     """The parser speaks of keys and Python types; who calls a command knows options and numbers."""
     extra = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
     if extra:
-        return f"there is no option {extra[1]}{closest(extra[1], options)}"
+        near = closest(extra[1].strip("-"), [option.strip("-") for option in options]).replace("'", "'--", 1)
+        of_recipes = "; what is in a recipe is changed by --set, as in --set data.on_corrupt=skip stages.0.epochs=3"
+        return f"there is no option {extra[1]}{near or (of_recipes if '--set' in options else '')}"
     unknown = re.search(r"invalid choice: '(.*?)'", message)
     if unknown or message.startswith('expected "command"'):
         named = f"no command is called {unknown[1]!r}{closest(unknown[1], _COMMANDS)}" if unknown else "name a command"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safa import recipe as recipes
-from safa.catalog import own_code, with_own_code
+from safa.catalog import own_code, source_hash, with_own_code
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
 from safa.files import CARD, RECIPE, expanded, read_json, readable, write_atomically
@@ -117,6 +117,16 @@ def refuse_another_recipe(job: Job) -> None:
     edited = [name for name in code if known.get(name, code[name]) != code[name]]
     if edited:
         raise UserError(f"{job.folder} holds a run with another {edited[0]}, which was changed since; {way_out}")
+
+
+def edited_since(folder: Path, model: recipes.Model) -> str | None:
+    """The user's own backbone or head whose file is no longer the one that a run was trained with, if there is one."""
+    trained_with = read_json(folder / CARD).get("own_code", {})
+    for name in (model.backbone.name, model.head.name):
+        now = source_hash(name)
+        if now is not None and trained_with.get(name, now) != now:
+            return name
+    return None
 
 
 def recipe_sha256(recipe: recipes.Recipe) -> str:

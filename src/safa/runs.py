@@ -16,7 +16,7 @@ from safa.data.dataset import LongTailed, load
 from safa.deploy import network
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
-from safa.job import Job, describe, job_of, refuse_another_recipe, refuse_other_images
+from safa.job import Job, describe, edited_since, job_of, refuse_another_recipe, refuse_other_images
 from safa.machine import Machine, accelerator_for, on_cpu
 from safa.parts import Parts
 from safa.plan import epochs_of, epochs_trained, remarks, shared_epochs
@@ -102,7 +102,8 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
         its epoch.
 
     Raises:
-        UserError: if the folder is no run, the split is empty, or the images are not those of the run.
+        UserError: if the folder is no run, the split is empty, or the images, or the code of a network of the user's
+            own, are not those of the run.
     """
     job = job_of(folder, root)
     data = load(job.recipe.data)
@@ -111,6 +112,9 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
     if images is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
     state = network.load_state(folder)
+    edited = edited_since(folder, network.model_in(job.recipe, state))
+    if edited is not None:
+        raise UserError(f"the file of {edited} was changed since {folder} was trained; put it back, or train again")
     recipe = replace(job.recipe, precision="float32")  # fp16 would want a GPU
     parts = Parts(recipe, data, accelerator_for(recipe, Machine()))
     model = parts.placed(network.rebuilt(recipe, state, data.num_classes, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_a_validation_folder_without_a_test_folder_is_not_tested_on_and_the_way_
     (tmp_path / "val").rename(tmp_path / "test")  # as the note says
     source = load_source(str(tmp_path), image_size=32)
     assert (len(source.train), len(source.test), source.notes) == (20, 8, ())
+
+
+@pytest.mark.skipif(os.path.normcase("A") == "a", reason="here the two are one folder")
+def test_classes_that_differ_in_case_alone_are_two_and_said(tmp_path):
+    for split in ("train", "test"):
+        fill(tmp_path / split, {"Bee": 3, "ant": 3, "bee": 3})
+    source = load_source(str(tmp_path), image_size=32)
+    assert source.class_names == ("Bee", "ant", "bee")
+    assert source.notes == ("classes that differ in upper and lower case alone stay two: Bee and bee",)
 
 
 def test_class_folders_alone_are_a_training_split_and_said(tmp_path):

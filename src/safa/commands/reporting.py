@@ -55,6 +55,9 @@ def report(
 
         say(f"chart: {write_features(paths, features)}")
     elif into is not None:
+        folders = [path for path in paths if Path(path).is_dir()]
+        if folders:
+            raise UserError(f"--into takes files NAME.jsonl, by whose names markers go; {folders[0]} is a folder")
         _fill(Path(into), *tables_of(paths))
     else:
         _report_lines(paths, output, baseline, markdown)
@@ -88,6 +91,7 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     else:
         out.print(tables.to_rich(against_paper(summarise(lines)), out.width))
     if baseline is not None:
+        baseline = _row_called(baseline, lines)
         alike = alike_within_seeds(lines, baseline)
         _show_pairs(paired(alike if baseline in labels(alike) else lines, baseline), baseline, markdown)
     if output is not None:
@@ -98,6 +102,15 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
         from safa.report.page import write_page
 
         say(f"page: {write_page(folders, Path(output), baseline)}")
+
+
+def _row_called(name: str, lines: list[dict[str, Any]]) -> str:
+    """The label of a row; that of the only row of a method will do under the method's name."""
+    from safa.report.distinctions import labels, without_shared_changes
+
+    told_apart = without_shared_changes(lines)[0]
+    rows = {label for label, line in zip(labels(told_apart), told_apart, strict=True) if line["method"] == name}
+    return rows.pop() if len(rows) == 1 else name
 
 
 def _show_pairs(pairs: list[Paired], baseline: str, markdown: bool) -> None:

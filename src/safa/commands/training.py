@@ -27,7 +27,9 @@ MOST_LISTED = 8  # models; more would push the table off the screen
 
 def train(recipe: str | None, resume: str | None, seed: int | None, **options: Any) -> int:
     """Train or resume one run; then its page and its model file."""
-    if (recipe is None) == (resume is None):
+    if recipe is not None and resume is not None:
+        raise UserError(f"{resume} has its recipe in its folder; leave {recipe} out to go on with it")
+    if recipe is None and resume is None:
         hint = "'safa list recipe' shows the recipes" if not options["set"] else "--set takes all that follows it"
         raise UserError(f"name a recipe to train, or a folder with --resume RUN; {hint}")
     folder = Path() if resume is None else Path(resume).resolve()  # "." has neither a name nor a parent
@@ -45,7 +47,7 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     if chosen is None:
         job = job_of(folder, options["root"])
     else:
-        job = Job(name, chosen, _folder(name, chosen, options), tuple(options["set"]))
+        job = Job(name, chosen, _folder(name, chosen, options), _changes(options))
     try:
         with processes():
             line = run(job, _machine(options))
@@ -79,7 +81,7 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     from safa.runs import compare as run_all
     from safa.train import Stopped
 
-    changes = tuple(options["set"])
+    changes = _changes(options)
     jobs = [Job(name, recipe, _folder(name, recipe, options), changes) for name, recipe in named]
     try:
         with processes():
@@ -135,6 +137,11 @@ def _load(path: Path, options: dict[str, Any], seed: int | None) -> Recipe:
     from safa import recipe as recipes
 
     return recipes.load(path, _overrides(options, seed))
+
+
+def _changes(options: dict[str, Any]) -> tuple[str, ...]:
+    """What ``--set`` says, without what it says otherwise later on."""
+    return tuple({given.partition("=")[0]: given for given in options["set"]}.values())
 
 
 def _overrides(options: dict[str, Any], seed: int | None) -> list[str]:

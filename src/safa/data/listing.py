@@ -98,7 +98,7 @@ def load(listing: Listing, *, image_size: int | None, on_corrupt: OnCorrupt, in_
         default_augmentation="resized_crop" if image_size >= 96 else "crop_flip",
         skipped=skipped,
         fingerprint=fingerprint([*read.values()], [*hashes.values()]),
-        notes=(*listing.notes, *_dark(sample), *_overlaps(listing, read, hashes)),
+        notes=(*listing.notes, *_case(listing.class_names), *_dark(sample), *_overlaps(listing, read, hashes)),
     )
 
 
@@ -222,6 +222,14 @@ def _sample(train: Split, image_size: int) -> tuple[ByteArray, list[CorruptImage
     errors = [outcome for outcome in outcomes if isinstance(outcome, CorruptImageError)]
     images = [outcome for outcome in outcomes if not isinstance(outcome, CorruptImageError)]
     return np.stack(images) if images else np.empty((0, 3, 1, 1), dtype=np.uint8), errors
+
+
+def _case(names: Sequence[str]) -> Iterator[str]:
+    """A note if two classes differ in upper and lower case alone, as they do when two people wrote the labels."""
+    first: dict[str, str] = {}
+    alike = [f"{known} and {name}" for name in names if (known := first.setdefault(name.casefold(), name)) != name]
+    if alike:
+        yield f"classes that differ in upper and lower case alone stay two: {first_few(alike)}"
 
 
 def _dark(sample: ByteArray) -> tuple[str, ...]:

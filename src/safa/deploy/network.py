@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safa import assembly, checkpoint
 from safa import recipe as recipes
 from safa.errors import UserError
 from safa.files import CARD, read_json
-from safa.job import job_of
+from safa.job import edited_since, job_of
 from safa.plan import epochs_trained
 from safa.report.lines import RESULT
 
@@ -106,9 +106,9 @@ def load_run(run: Path) -> Deployed:
     """
     run = Path(run)
     recipe, state = job_of(run).recipe, load_state(run)
-    card = Card.from_plain(read_json(run / CARD), _model_in(recipe, state), str(run / CARD))
+    card = Card.from_plain(read_json(run / CARD), model_in(recipe, state), str(run / CARD))
     network = rebuilt(recipe, state, len(card.class_names), run)
-    return Deployed(classifier(network, card), card, _notes(run, recipe, state))
+    return Deployed(classifier(network, card), card, tuple(_notes(run, recipe, state)))
 
 
 def load_state(run: Path) -> dict[str, Any]:
@@ -138,12 +138,13 @@ def rebuilt(recipe: recipes.Recipe, state: Mapping[str, Any], num_classes: int, 
     Raises:
         UserError: if the weights are those of another network.
     """
-    network = assembly.network(_model_in(recipe, state), num_classes, recipe.seed)
+    network = assembly.network(model_in(recipe, state), num_classes, recipe.seed)
     fill(network, state["model"], str(run / checkpoint.CHECKPOINT))
     return network
 
 
-def _model_in(recipe: recipes.Recipe, state: Mapping[str, Any]) -> recipes.Model:
+def model_in(recipe: recipes.Recipe, state: Mapping[str, Any]) -> recipes.Model:
+    """The network that a checkpoint is of, with the classifier of its stage."""
     # The runs of versions whose stages could not change the classifier say nothing of the stage.
     return recipe.model_in(state.get("stage", 0))
 
@@ -171,9 +172,14 @@ def _channels(values: Any, where: str) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _notes(run: Path, recipe: recipes.Recipe, state: Mapping[str, Any]) -> tuple[str, ...]:
-    if (run / RESULT).exists():
-        return ()
-    steps = f" and {state['step']} steps of the next" if state.get("step") else ""
-    done = f"{epochs_trained(recipe, state['done'])} of {recipe.epochs} epochs{steps}"
-    return (f"{run} is not finished: these are the weights after {done}",)
+def _notes(run: Path, recipe: recipes.Recipe, state: Mapping[str, Any]) -> Iterator[str]:
+    if not (run / RESULT).exists():
+        steps = f" and {state['step']} steps of the next" if state.get("step") else ""
+        done = f"{epochs_trained(recipe, state['done'])} of {recipe.epochs} epochs{steps}"
+        yield f"{run} is not finished: these are the weights after {done}"
+    edited = edited_since(run, model_in(recipe, state))
+    if edited is not None:
+        yield (
+            f"the file of {edited} was changed since {run} was trained; if the network computes otherwise now, its "
+            "answers are not those that were tested: put the file back, or train again"
+        )
