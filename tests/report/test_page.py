@@ -140,6 +140,16 @@ def test_figures_on_generated_features_are_means_over_seeds(tmp_path):
     assert f'{mean:.2f} <span class="sd">± {sd:.2f}</span>' in generated(compare(runs))
 
 
+@pytest.mark.parametrize(("size", "said"), [(9.0, False), (52_070.9, True)])
+def test_modules_that_diverged_are_told(size, said, tmp_path):
+    run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **BARE))
+    *before, last = run.log
+    last = last | {"diagnostics": last["diagnostics"] | {"delta_size": size}}
+    text = generated(compare([replace(run, log=(*before, last))]))
+    assert ("<strong>The modules of LDAM-DRW-SAFA have diverged</strong>" in text) is said
+    assert ("in the last epoch adapted deltas are 52,071 times as large" in text) is said
+
+
 def test_a_run_without_diagnostics_has_its_curves_and_without_those_no_figures(tmp_path):
     run = read_run(write_run(tmp_path / "run", "LDAM-DRW-SAFA", **DIGITS, diagnostics=None))
     assert re.match("<h3>Epoch by epoch</h3>", generated(compare([run])))

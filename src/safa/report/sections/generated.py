@@ -24,6 +24,8 @@ from safa.report.svg import responsive
 
 Stored = Mapping[str, Sequence[Diagnostics]]
 
+LARGEST_DELTA = 10  # in sizes of the features; about 1 where the modules learn
+
 
 def generated(comparison: Comparison) -> str:
     """Figures on generated features: at the end of training, and over its epochs."""
@@ -32,8 +34,23 @@ def generated(comparison: Comparison) -> str:
         found = [known for run in comparison.runs_of(method) if (known := diagnostics(run.result)) is not None]
         if found:
             stored[method] = found
-    parts = (_end(stored, list(comparison.groups)) if stored else "") + _epochs(comparison)
+    end = _end(stored, list(comparison.groups)) if stored else ""
+    parts = _astray(comparison) + end + _epochs(comparison)
     return parts or absent("no run on this page has figures on generated features")
+
+
+def _astray(comparison: Comparison) -> str:
+    """Word of modules that have diverged: the loss of the network may look well beside the noise that they make."""
+    title = curves.DIAGNOSTICS["delta_size"]
+    sizes = [panel.curves for panel in curves.diagnostics(comparison) if panel.title == title]
+    last = {method: float(curve.mean[-1]) for found in sizes for method, curve in found.items()}
+    return "".join(
+        f"<p><strong>The modules of {escaped(method)} have diverged</strong>: in the last epoch adapted deltas are "
+        f"{size:,.0f} times as large as the features that they are added to, so what is generated is noise. Lower "
+        f"their rate, <code>augmenter.lr_scale</code>, or the weights of their terms.</p>"
+        for method, size in last.items()
+        if size > LARGEST_DELTA
+    )
 
 
 def _end(stored: Stored, groups: Sequence[str]) -> str:
