@@ -36,11 +36,11 @@ def test_a_network_is_a_pure_function_of_model_and_seed():
 
 def test_a_backbone_or_head_that_is_no_module_is_named():
     with pytest.raises(
-        UserError, match="backbone 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module"
+        UserError, match="backbone 'tests.test_rehearsal:NoModule' must be a torch.nn.Module, and makes NoModule"
     ):
         assembly.network(Model(Named("tests.test_rehearsal:NoModule")), 10, seed=0)
     with pytest.raises(
-        UserError, match="head 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module"
+        UserError, match="head 'tests.test_rehearsal:NoModule' must be a torch.nn.Module, and makes NoModule"
     ):
         assembly.network(Model(Named("resnet8"), Named("tests.test_rehearsal:NoModule")), 10, seed=0)
 

@@ -59,11 +59,11 @@ def refused(parts: Parts) -> str:
         (Stage(1, augmenter=Augmenter("tests.test_rehearsal:NoModule")), "must be a torch.nn.Module"),
         (
             Stage(1, loss=Named("tests.test_rehearsal:NoModule")),
-            "loss 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module; derive the class from it",
+            "loss 'tests.test_rehearsal:NoModule' must be a torch.nn.Module, and makes NoModule; derive the class from",
         ),
         (
             Stage(1, head=Named("tests.test_rehearsal:NoModule")),
-            "head 'tests.test_rehearsal:NoModule' makes NoModule and not a torch.nn.Module",
+            "head 'tests.test_rehearsal:NoModule' must be a torch.nn.Module, and makes NoModule",
         ),
         (
             Stage(1, weighting=Named("tests.test_rehearsal:weights_in_a_list")),

@@ -52,8 +52,8 @@ def _module(kind: str, name: str, options: Mapping[str, Any], **offered: Any) ->
     made = build(kind, name, options, **offered)
     if not isinstance(made, nn.Module):
         raise UserError(
-            f"{kind} {name!r} makes {type(made).__name__} and not a torch.nn.Module; derive the class from it, or name "
-            "a function that returns one"
+            f"{kind} {name!r} must be a torch.nn.Module, and makes {type(made).__name__}; derive the class from it, or "
+            "name a function that returns one"
         )
     return made
 
@@ -155,19 +155,9 @@ def augmenter(
     channels = shape[1] if len(shape) == 2 else shape[0]  # of tokens (t, c); of maps (c, h, w) and of vectors
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = build(
-            "augmenter",
-            spec.name,
-            spec.options,
-            channels=channels,
-            class_counts=class_counts,
-            head_ratio=head_ratio,
+        return _module(
+            "augmenter", spec.name, spec.options, channels=channels, class_counts=class_counts, head_ratio=head_ratio
         )
-    if not isinstance(built, nn.Module):
-        raise UserError(
-            f"augmenter {spec.name!r} must be a torch.nn.Module, which has a state to save; it is {built!r}"
-        )
-    return built
 
 
 def entering(spec: recipes.Augmenter, model: nn.Module, image_size: int) -> tuple[int, ...]:
@@ -214,9 +204,8 @@ def reweighter(stage: recipes.Stage, class_counts: Sequence[int], seed: int) -> 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built: nn.Module = build(
-            "reweighting", stage.reweighting.name, stage.reweighting.options, class_counts=class_counts
-        )
+        spec = stage.reweighting
+        built = _module("reweighting", spec.name, spec.options, class_counts=class_counts)
     if stage.weighting is not None and hasattr(built, "class_weights"):
         raise UserError(
             f"reweighting {stage.reweighting.name!r} has class weights of its own, so weighting "

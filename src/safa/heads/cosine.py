@@ -31,7 +31,7 @@ class CosineHead(nn.Module):
         autocast.
 
     Raises:
-        UserError: if a size is below 1 or ``scale`` is not positive or infinite.
+        UserError: if a size is below 1 or ``scale`` is not positive, or infinite.
 
     ``LinearHead`` lets the norm of a class vector grow with the class's share of the images; here all norms
     are one.
