@@ -34,7 +34,7 @@ def test_a_network_is_a_pure_function_of_model_and_seed():
     assert not equal(assembly.network(RESNET8, 10, seed=1), first)
 
 
-def test_a_backbone_or_head_that_is_no_module_is_named():
+def test_a_backbone_head_or_reweighting_that_is_no_module_is_named():
     with pytest.raises(
         UserError, match="backbone 'tests.test_rehearsal:NoModule' must be a torch.nn.Module, and makes NoModule"
     ):
@@ -43,6 +43,10 @@ def test_a_backbone_or_head_that_is_no_module_is_named():
         UserError, match="head 'tests.test_rehearsal:NoModule' must be a torch.nn.Module, and makes NoModule"
     ):
         assembly.network(Model(Named("resnet8"), Named("tests.test_rehearsal:NoModule")), 10, seed=0)
+    with pytest.raises(
+        UserError, match="reweighting 'tests.test_rehearsal:NoModule' must be a torch.nn.Module, and makes NoModule"
+    ):
+        assembly.reweighter(Stage(1, reweighting=Named("tests.test_rehearsal:NoModule")), [4, 2], seed=0)
 
 
 def test_a_new_head_is_a_pure_function_of_its_seed_and_fits_the_features(model):
