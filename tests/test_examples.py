@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from safa import cli
+from safa.data.longtail import draw_subset
+from safa.data.sources import load_source
 from safa.deploy.export import export
 from safa.deploy.network import load_run
 from safa.deploy.predict import predict_paths
@@ -20,7 +22,11 @@ from tests.deploy.runs import write_run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-SHORT = {"plain_pytorch.py": ["2"], "your_own_forward.py": ["4"]}
+SHORT = {
+    "plain_pytorch.py": ["2"],
+    "your_own_forward.py": ["4"],
+    "tail_as_folder.py": ["digits", "digits_folder", "100"],
+}
 
 
 def run(*arguments: str, folder: Path) -> str:
@@ -38,6 +44,7 @@ def test_there_are_examples():
         "your_own_forward.py",
         "timm_task.py",
         "lightning_module.py",
+        "tail_as_folder.py",
     }
 
 
@@ -57,6 +64,17 @@ def test_an_example_is_short(example):
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_folder_of_a_tail_has_the_images_of_the_set_it_is_from(tmp_path):
+    run(str(ROOT / "examples" / "tail_as_folder.py"), "digits", "folder", "100", folder=tmp_path)
+    found, drawn = load_source(str(tmp_path / "folder"), image_size=8), load_source("digits")
+    subset = draw_subset(drawn.train.labels, 10, profile="exponential", imbalance_factor=100, largest=100)
+    assert found.class_names == drawn.class_names
+    for split, expected in ((found.train, drawn.train.take(subset.train)), (found.test, drawn.test)):
+        by_class = np.argsort(expected.labels, kind="stable")
+        assert np.array_equal(split.labels, expected.labels[by_class])
+        assert np.array_equal(split.images, expected.images[by_class])
 
 
 def test_the_readmes_python_runs_as_it_stands(tmp_path):

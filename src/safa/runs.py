@@ -106,15 +106,15 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
             own, are not those of the run.
     """
     job = job_of(folder, root)
+    state = network.load_state(folder)
+    edited = edited_since(folder, network.model_in(job.recipe, state))
+    if edited is not None:
+        raise UserError(f"the file of {edited} was changed since {folder} was trained; put it back, or train again")
     data = load(job.recipe.data)
     refuse_other_images(job, data, "name their folder with --root")
     images = data.source.test if split == "test" else data.validation
     if images is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
-    state = network.load_state(folder)
-    edited = edited_since(folder, network.model_in(job.recipe, state))
-    if edited is not None:
-        raise UserError(f"the file of {edited} was changed since {folder} was trained; put it back, or train again")
     recipe = replace(job.recipe, precision="float32")  # fp16 would want a GPU
     parts = Parts(recipe, data, accelerator_for(recipe, Machine()))
     model = parts.placed(network.rebuilt(recipe, state, data.num_classes, folder))
