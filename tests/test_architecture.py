@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,7 @@ def imports_of(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def units() -> dict[str, set[str]]:
     """Unit (a module, or a package as a whole) -> units it imports."""
     found: dict[str, set[str]] = {}
@@ -93,6 +96,21 @@ def test_imports_run_one_way():
         if row_of[other] >= row_of[unit]
     ]
     assert wrong == []
+
+
+def test_the_design_says_what_every_unit_imports():
+    page = (SOURCE.parents[1] / "docs" / "design.md").read_text(encoding="utf-8").partition("## Modules")[2]
+    above: set[str] = set()
+    for named, said in re.findall(r"^\| (`.+?) \| .+ \| (.+?) \|$", page, re.MULTILINE):
+        row, imports = (set(re.findall(r"`(\w+)", cell)) for cell in (named, said))
+        real = set().union(*(units()[unit] for unit in row)) - row
+        if "…" in said:
+            assert imports <= real, f"{named} does not import {imports - real}"
+        elif said != "all of the above":
+            assert imports == real, named
+        assert real <= above, f"{named} imports from below: {real - above}"
+        above |= row
+    assert above == set(units())
 
 
 @pytest.mark.parametrize("unit", NEVER)
