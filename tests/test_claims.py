@@ -74,6 +74,11 @@ def at_factor_of_cifar() -> tuple[float, float]:
     return errors[BASE] - errors[TENTH], adjusted - errors[TENTH]
 
 
+def at_factor_50_of_cifar(figure: str = TEST) -> list[float]:
+    """Gains of SAFA on CIFAR-100-LT at 50."""
+    return gains(*(runs("shorter-tails", "cifar100", name, figure, factor=50) for name in (BASE, TENTH)))
+
+
 def strong(data: str, figure: str = TEST) -> tuple[Runs, Runs]:
     """Errors of the strong recipe without SAFA and with it, in the variant that has more seeds."""
     variants = ("[tenth rate, ordinary batches] [strong]", "[strong]")
@@ -170,6 +175,9 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
             number(at_factor(200)),
             number(at_factor(50)),
         ),
+        "At factor 50 of [CIFAR-100-LT](docs/results.md#a-shorter-tail) it is {} below;": (
+            mean(at_factor_50_of_cifar()),
+        ),
         "after a shorter first stage, it is {} below, and adjusting the logits of LDAM-DRW, which needs no training, "
         "gives {} of that.": (f"{at_factor_of_cifar()[0]:.2f}", at_factor_of_cifar()[0] - at_factor_of_cifar()[1]),
         "it is {} to {} points below on CIFAR-100-LT with each of {} seeds": (min(pairs), max(pairs), number(pairs)),
@@ -182,6 +190,16 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
     }
     assert missing("README.md", claims) == []
     assert abs(mean(at_factor(50))) < 0.1  # "level"
+
+
+def test_the_sentences_on_factor_50_of_cifar_say_what_the_lines_say():
+    claims = {
+        "SAFA is {} points below LDAM-DRW on test images and on validation images, as at 100:": (
+            mean(at_factor_50_of_cifar()),
+        )
+    }
+    assert missing("docs/results.md", claims) == []
+    assert points(mean(at_factor_50_of_cifar(VALIDATION))) == points(mean(at_factor_50_of_cifar()))
 
 
 def test_the_summary_of_the_results_says_what_the_lines_say():
@@ -203,7 +221,11 @@ def test_the_summary_of_the_results_says_what_the_lines_say():
             number(at_factor(200)),
             number(at_factor(50)),
         ),
-        "after a shorter first stage, it takes {}, and adjusted logits of LDAM-DRW come to within {} of it.": (
+        "On [CIFAR-100-LT at 50](#a-shorter-tail) it takes {} ({} seed),": (
+            mean(at_factor_50_of_cifar()),
+            number(at_factor_50_of_cifar()),
+        ),
+        "after a shorter first stage, {}, and there adjusted logits of LDAM-DRW come to within {} of it.": (
             f"{at_factor_of_cifar()[0]:.2f}",
             at_factor_of_cifar()[1],
         ),
