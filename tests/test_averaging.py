@@ -62,3 +62,9 @@ def test_its_module_is_saved_and_read_like_the_network(tmp_path):
 def test_steps_that_average_nothing_are_refused(steps):
     with pytest.raises(UserError, match=f"steps is how many steps are averaged over, .* got {steps}"):
         moving_average(network(), steps)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_weights_in_which_an_average_would_stand_still_are_refused(half):
+    with pytest.raises(UserError, match=f"the average of {half} weights would stand still, .* torch.autocast"):
+        moving_average(network().to(half), 1000)

@@ -616,3 +616,16 @@ def test_a_prior_is_taken_off_a_finite_number_of_times(tau):
 def test_settings_of_a_second_stage_show_in_the_representation():
     assert repr(AdjustedHead(6, 3, tau=0.5)).startswith("AdjustedHead(\n  in_features=6, num_classes=3, tau=0.5")
     assert repr(NearestMeanHead(6, 3)) == "NearestMeanHead(in_features=6, num_classes=3)"
+
+
+def test_counts_of_other_classes_are_no_prior():
+    head = AdjustedHead(6, 3)
+    with pytest.raises(UserError, match="the head has 3 classes, and there are counts of 1"):
+        head.refit(linear(), fitting([7]))
+
+
+def test_a_label_beyond_the_classes_has_no_mean():
+    head = NearestMeanHead(6, 3)
+    features = Fitting(COUNTS, train=lambda: (torch.randn(4, 6), torch.tensor([0, 1, 2, 7])), validation=None)
+    with pytest.raises(UserError, match="the head has 3 classes, so labels are below that, got 7"):
+        head.refit(linear(), features)

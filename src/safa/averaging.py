@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,10 +19,17 @@ def moving_average(model: nn.Module, steps: float) -> AveragedModel:
     ``module``: test and save that.
 
     Raises:
-        UserError: if ``steps`` is not positive, or infinite.
+        UserError: if ``steps`` is not positive, or infinite, or if weights are in half precision, in which steps of
+            an average are rounded away.
     """
     if not 0 < steps < math.inf:
         raise UserError(f"steps is how many steps are averaged over, so it must be positive and finite, got {steps}")
+    half = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
+    if half:
+        raise UserError(
+            f"the average of {half.pop()} weights would stand still, for its steps are rounded away; keep the network "
+            "in float32, and train it under torch.autocast"
+        )
     average_floats = get_ema_multi_avg_fn(1 - 1 / max(1.0, steps))  # type: ignore[no-untyped-call]
 
     def moving(averages: Any, current: Any, count: Any) -> None:

@@ -309,6 +309,17 @@ def test_idle_or_in_evaluation_nothing_happens(name, switch):
 
 
 @every_augmenter
+@in_whatever_phase
+def test_a_loop_may_add_to_its_loss_in_place(name, active):
+    module = off_start(name)
+    module.active = active
+    loss = module(maps(), torch.tensor(LABELS)).loss
+    without = float(loss.detach())
+    loss += 1
+    assert float(loss.detach()) == pytest.approx(without + 1)
+
+
+@every_augmenter
 def test_it_follows_the_protocol(name):
     module = augmenter(name)
     assert isinstance(module, Augmenter)

@@ -154,6 +154,13 @@ def test_labels_that_are_no_class_ids_are_refused():
         influence(replace(look, labels=soft))
 
 
+@pytest.mark.parametrize("method", [LearningToReweight(), MetaWeightNet(), MetaClassWeight([5, 3, 2])])
+def test_a_loss_that_is_no_loss_of_each_image_is_refused(method):
+    look = replace(lookahead(network()), losses=F.cross_entropy)
+    with pytest.raises(UserError, match=r'[57] of them have losses of shape \(\); make the loss with reduction="none"'):
+        method(look)
+
+
 class Distances(nn.Module):
     """Logits by an operation that torch cannot differentiate forward."""
 

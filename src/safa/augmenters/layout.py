@@ -123,8 +123,11 @@ def zero_of(module: nn.Module) -> Tensor:
 
 
 def zero_beside(x: Tensor) -> Tensor:
-    """A differentiable 0 where no parameter is. Unlike ``x.sum() * 0``, a leaf is finite whatever x is."""
-    return torch.zeros((), device=x.device, requires_grad=True)
+    """A differentiable 0 where no parameter is. Unlike ``x.sum() * 0`` it is finite whatever x is.
+
+    It is no leaf, to which ``loss = out.loss; loss += …`` could not add.
+    """
+    return torch.zeros((), device=x.device, requires_grad=True) + 0
 
 
 def _check(channels: Any, layout: Any) -> None:

@@ -49,6 +49,8 @@ class AdjustedHead(nn.Module):
     def refit(self, former: nn.Module, fitting: Fitting) -> None:
         """Take over the former head's logits, and the class counts."""
         counts = torch.tensor(fitting.class_counts, dtype=torch.float64)
+        if len(counts) != self.num_classes:  # a single one would be spread over all classes
+            raise UserError(f"the head has {self.num_classes} classes, and there are counts of {len(counts)}")
         if counts.min() < 1:
             raise UserError(
                 f"class {int(counts.argmin())} has no training image, so its prior is 0 and has no logarithm; "

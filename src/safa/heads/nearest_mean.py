@@ -49,6 +49,10 @@ class NearestMeanHead(nn.Module):
     def refit(self, former: nn.Module, fitting: Fitting) -> None:  # noqa: ARG002  (one signature for all)
         """Take the means of the training features."""
         features, labels = fitting.train()
+        if int(labels.max()) >= self.num_classes:
+            raise UserError(
+                f"the head has {self.num_classes} classes, so labels are below that, got {int(labels.max())}"
+            )
         empty = sorted(set(range(self.num_classes)) - set(labels.tolist()))
         if empty:
             raise UserError(

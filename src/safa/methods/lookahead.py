@@ -92,7 +92,13 @@ def _losses(look: Lookahead, parameters: Parameters, images: Tensor, labels: Ten
     still = {name: p.detach() for name, p in look.network.named_parameters() if not p.requires_grad}
     buffers = {name: buffer.clone() for name, buffer in look.network.named_buffers()}
     logits: Tensor = functional_call(look.network, {**still, **buffers, **parameters}, (images,))
-    return look.losses(logits, labels)
+    losses = look.losses(logits, labels)
+    if losses.shape != labels.shape[:1]:
+        raise UserError(
+            f"images are weighed by the loss of each, and {len(labels)} of them have losses of shape "
+            f'{tuple(losses.shape)}; make the loss with reduction="none"'
+        )
+    return losses
 
 
 class _WholeNorms(TorchFunctionMode):
