@@ -79,6 +79,14 @@ def at_factor_50_of_cifar(figure: str = TEST) -> list[float]:
     return gains(*(runs("shorter-tails", "cifar100", name, figure, factor=50) for name in (BASE, TENTH)))
 
 
+def in_a_folder(base: str, method: str) -> list[float]:
+    """Gains of a method on the folder of images, by seed."""
+    errors = {(line["method"], line["seed"]): line[TEST] for line in lines("photographs")}
+    return [
+        errors[base, seed] - errors[method, seed] for name, seed in errors if name == method and (base, seed) in errors
+    ]
+
+
 def strong(data: str, figure: str = TEST) -> tuple[Runs, Runs]:
     """Errors of the strong recipe without SAFA and with it, in the variant that has more seeds."""
     variants = ("[tenth rate, ordinary batches] [strong]", "[strong]")
@@ -180,6 +188,12 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
         ),
         "after a shorter first stage, it is {} below, and adjusting the logits of LDAM-DRW, which needs no training, "
         "gives {} of that.": (f"{at_factor_of_cifar()[0]:.2f}", at_factor_of_cifar()[0] - at_factor_of_cifar()[1]),
+        "nor do {} on a [folder of 2,478 images](docs/results.md#a-folder-of-images), where LDAM-DRW takes {} points "
+        "from the error of cross-entropy ({} seed).": (
+            number(in_a_folder("LDAM-DRW", "LDAM-DRW-SAFA")),
+            mean(in_a_folder("CE", "LDAM-DRW")),
+            number(in_a_folder("CE", "LDAM-DRW")),
+        ),
         "it is {} to {} points below on CIFAR-100-LT with each of {} seeds": (min(pairs), max(pairs), number(pairs)),
         "by {} points on CIFAR-100-LT (paper: {}), and by {} on CIFAR-10-LT (paper: {}).": (
             *(gain for data in CIFAR for gain in (schedule(data, "LDAM-DRW-SAFA"), of_paper(data))),
@@ -190,6 +204,8 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
     }
     assert missing("README.md", claims) == []
     assert abs(mean(at_factor(50))) < 0.1  # "level"
+    in_folder = in_a_folder("LDAM-DRW", "LDAM-DRW-SAFA")
+    assert min(in_folder) < 0 < max(in_folder)  # "no clear difference"
 
 
 def test_the_sentences_on_factor_50_of_cifar_say_what_the_lines_say():
