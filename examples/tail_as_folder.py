@@ -40,4 +40,9 @@ def main(data_set: str, output: Path, largest: int) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1000)
+    if Path(sys.argv[2]).exists():
+        sys.exit(f"{sys.argv[2]} is there already; name another folder, or delete it")
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1000)
+    except safa.UserError as error:
+        sys.exit(str(error))

@@ -81,10 +81,11 @@ def at_factor_50_of_cifar(figure: str = TEST) -> list[float]:
 
 def in_a_folder(base: str, method: str) -> list[float]:
     """Gains of a method on the folder of images, by seed."""
-    errors = {(line["method"], line["seed"]): line[TEST] for line in lines("photographs")}
-    return [
-        errors[base, seed] - errors[method, seed] for name, seed in errors if name == method and (base, seed) in errors
-    ]
+    of_method = (
+        {(line["seed"], line["precision"]): line[TEST] for line in lines("photographs") if line["method"] == name}
+        for name in (base, method)
+    )
+    return gains(*of_method)
 
 
 def strong(data: str, figure: str = TEST) -> tuple[Runs, Runs]:

@@ -629,3 +629,10 @@ def test_a_label_beyond_the_classes_has_no_mean():
     features = Fitting(COUNTS, train=lambda: (torch.randn(4, 6), torch.tensor([0, 1, 2, 7])), validation=None)
     with pytest.raises(UserError, match="the head has 3 classes, so labels are below that, got 7"):
         head.refit(linear(), features)
+
+
+def test_no_image_at_all_is_told_as_a_class_without_images():
+    head = NearestMeanHead(6, 3)
+    nothing = Fitting(COUNTS, train=lambda: (torch.empty(0, 6), torch.empty(0, dtype=torch.int64)), validation=None)
+    with pytest.raises(UserError, match="class 0 has no training image and so no mean"):
+        head.refit(linear(), nothing)

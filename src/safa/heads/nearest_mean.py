@@ -49,14 +49,14 @@ class NearestMeanHead(nn.Module):
     def refit(self, former: nn.Module, fitting: Fitting) -> None:  # noqa: ARG002  (one signature for all)
         """Take the means of the training features."""
         features, labels = fitting.train()
-        if int(labels.max()) >= self.num_classes:
-            raise UserError(
-                f"the head has {self.num_classes} classes, so labels are below that, got {int(labels.max())}"
-            )
         empty = sorted(set(range(self.num_classes)) - set(labels.tolist()))
         if empty:
             raise UserError(
                 f"class {empty[0]} has no training image and so no mean; leave out classes without training images"
+            )
+        if int(labels.max()) >= self.num_classes:
+            raise UserError(
+                f"the head has {self.num_classes} classes, so labels are below that, got {int(labels.max())}"
             )
         features = lifted(features)
         self.feature_mean.copy_(features.mean(dim=0))
