@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,16 @@ def test_weights_and_statistics_follow_the_recurrence_from_the_first_step_on(ste
         for state in later:
             expected = expected + (state[name] - expected) / steps if expected.is_floating_point() else state[name]
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_copy_by_pickle_goes_on_as_the_average_does():
+    model = network()
+    average = moving_average(model, 3)
+    passes(model, average, 2)
+    copied = pickle.loads(pickle.dumps(average))
+    passes(model, average, 1)
+    copied.update_parameters(model)
+    assert all(torch.equal(found, average.state_dict()[name]) for name, found in copied.state_dict().items())
 
 
 def test_over_less_than_a_step_it_is_the_last_weights():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.crossing import Crossing, inputs_of_layers, logits_of
+from safa.crossing import Crossing, logits_of
 from safa.errors import UserError
 
 OFF = {"rounds": 2.2e-3, "leaks": 0.05}
@@ -95,8 +95,10 @@ def test_looking_leaves_modes_statistics_hooks_and_random_numbers_alone(how):
     model.norm.train(False)
     modes, state = [module.training for module in model.modules()], copy.deepcopy(model.state_dict())
     random = torch.get_rng_state()
-    Crossing(model, IMAGES).is_crossed("branch")
-    inputs_of_layers(model, IMAGES)
+    crossing = Crossing(model, IMAGES)
+    crossing.is_crossed("branch")
+    crossing.can_be_mixed("branch")
+    crossing.inputs_of_layers()
     assert torch.equal(torch.get_rng_state(), random)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
@@ -125,7 +127,7 @@ def test_whole_numbers_enter_as_they_are():
 
 
 def test_inputs_of_layers_are_those_of_every_call_under_every_name():
-    assert inputs_of_layers(Shortcut(), IMAGES) == {
+    assert Crossing(Shortcut(), IMAGES).inputs_of_layers() == {
         "": [(2, 3, 6, 6)],
         "stem": [(2, 3, 6, 6)],
         "norm": [(2, 4, 4, 4)],

@@ -149,8 +149,8 @@ def test_real_rows_come_first_and_in_order(augmenter):
     plug.model.stem.register_forward_hook(lambda _, given, made: entered.append(made.clone()))
     plug.model.body.register_forward_hook(lambda _, given, made: reached.append(given[0].clone()))
     out = plug(images(), LABELS)
-    assert len(reached[0]) == len(out.logits) == len(out.labels) > B
-    assert torch.equal(reached[0][:B], entered[0])
+    assert len(reached[-1]) == len(out.logits) == len(out.labels) > B
+    assert torch.equal(reached[-1][:B], entered[-1])
     assert torch.equal(out.labels[:B], LABELS)
 
 
@@ -202,8 +202,10 @@ def test_hooks_of_the_user_stay():
     plug.model.body.register_forward_pre_hook(lambda *_: fired.append("before"))
     plug.model.body.register_forward_hook(lambda *_: fired.append("after"))
     plug(images(), LABELS)
+    assert fired == ["before", "after"] * 3  # in the two passes that look at the layer first, too
+    plug(images(), LABELS)
     plug.model(images())
-    assert fired == ["before", "after"] * 2
+    assert fired == ["before", "after"] * 5
     assert len(hooks_of(plug.model)) == 2
 
 
@@ -384,7 +386,7 @@ def test_the_first_idle_pass_looks_at_the_layer_and_changes_nothing_by_it():
     state = torch.get_rng_state()
     for _ in range(2):
         assert torch.equal(plug(images()).logits, bare(images()))
-    assert calls == [B, 2, 4, B]
+    assert calls == [2, 4, B, B]
     assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in bare.state_dict().items():
         assert torch.equal(plug.model.state_dict()[name], tensor), name
@@ -393,13 +395,27 @@ def test_the_first_idle_pass_looks_at_the_layer_and_changes_nothing_by_it():
     assert hooks_of(plug.augmenter) == []
 
 
-def test_a_pass_that_adds_rows_needs_no_further_look():
-    plug, calls = plugged(Repeat()), []
-    plug.model.fc.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
-    plug(images(), LABELS)
-    plug.active = False
-    plug(images())
-    assert calls == [B + 3, B]
+class Keeps(Small):
+    """Keeps the features and logits of its last pass, as networks of a second loss do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.features = self.body(self.stem(images))
+        self.logits = self.fc(self.features.mean(dim=(2, 3)))
+        return self.logits
+
+
+@pytest.mark.parametrize("augmenter", [Repeat, Reverse])
+@pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
+@pytest.mark.parametrize("rows", [B, 1])
+def test_what_a_network_keeps_of_its_first_pass_is_of_that_pass(augmenter, active, rows):
+    plug = PlugIn(Keeps(), "body", augmenter())
+    plug.model.requires_grad_().body[1].eval()  # whose batch statistics want more than a row of one position
+    plug.active = active
+    out = plug(images(rows), LABELS[:rows])
+    assert out.logits is plug.model.logits
+    assert len(plug.model.features) == len(out.logits)
+    plug.model.features.sum().backward()
+    assert plug.model.stem[0].weight.grad.any()
 
 
 def test_idle_a_training_step_has_the_bits_of_one_without_the_plug_in():
@@ -442,6 +458,8 @@ def test_an_augmenter_that_learns_while_idle_is_called_while_idle():
     out = plug(images(), LABELS)
     assert augmenter.calls == 1
     assert len(out.logits) == B
+    with pytest.raises(UserError, match="labels are needed while Repeat learns, though idle"):
+        plug(images())
     plug.eval()
     plug(images(), LABELS)
     assert augmenter.calls == 1
@@ -470,7 +488,7 @@ def test_loss_is_float32_under_autocast_idle_and_active():
 # --- two processes -----------------------------------------------------------------------------------------
 
 
-def gradients(plug: PlugIn) -> dict[str, Tensor | None]:
+def gradients(plug: nn.Module) -> dict[str, Tensor | None]:
     return {name: None if p.grad is None else p.grad.clone() for name, p in plug.named_parameters()}
 
 
@@ -516,6 +534,12 @@ def one_process(rank: int, folder: str) -> None:
         plug = PlugIn(small(), before, Remix(COUNTS))
         parallel, alone = DistributedDataParallel(plug), copy.deepcopy(plug)
         seen[f"mixed before {before}"] = backward(parallel, plug, rank, LABELS), backward(alone, alone, rank, LABELS)
+    bare = plugged(safa_of(4, start="random"))
+    inner = PlugIn(DistributedDataParallel(small()), "module.body", safa_of(4, start="random"))
+    bare.augmenter.load_state_dict(inner.augmenter.state_dict())
+    labels = NO_TAIL if rank == 1 else LABELS
+    backward(inner, inner, rank, labels), backward(bare, bare, rank, labels)
+    seen["the network alone wrapped"] = gradients(inner.model.module), gradients(bare.model)
     torch.save(seen, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -748,16 +772,13 @@ def test_mixing_looks_once_whether_every_path_is_crossed_and_changes_nothing_by_
     plug, calls = PlugIn(small(), "body", Mixup(COUNTS)), []
     plug.model.fc.register_forward_hook(lambda *_: calls.append(1))
     before = copy.deepcopy(plug.model.state_dict())
-    plug(images(1), LABELS[:1])  # a row alone tells nothing
-    assert len(calls) == 1
-    plug.model.load_state_dict(before)
     torch.manual_seed(0)
     looked = plug(images(), LABELS).logits
-    assert len(calls) == 4
+    assert len(calls) == 3
     plug.model.load_state_dict(before)
     torch.manual_seed(0)
     assert torch.equal(plug(images(), LABELS).logits, looked)
-    assert len(calls) == 5
+    assert len(calls) == 4
     assert all(module.training for module in plug.modules())
 
 
@@ -1015,6 +1036,39 @@ def test_a_network_for_training_only_is_not_mixed_since_nothing_would_tell_of_a_
         PlugIn(InTrainingOnly(fails=True), "body", Reverse())(images(), LABELS)
 
 
+class Flat(Small):
+    """Flattens by the number of images; with a shortcut around its body, or one that is all there is at the start."""
+
+    def __init__(self, shortcut: bool = False, start: float = 1.0) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        nn.init.constant_(self.body[1].weight, start)
+        self.fc = nn.Linear(400, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        features = features + self.body(features) if self.shortcut else self.body(features)
+        return self.fc(features.view(len(images), -1))
+
+
+@pytest.mark.parametrize("rows", [B, 1])
+def test_a_network_that_insists_on_its_number_of_rows_can_be_mixed_where_every_path_crosses(rows):
+    plug = PlugIn(Flat(), "body", Reverse())
+    out = plug(images(rows), LABELS[:rows])
+    assert len(plug.augmenter.entered) == 1
+    assert len(out.logits) == rows
+    assert "'body' is not crossed by every path" in complaint(Flat(), "body", Repeat())
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0], ids=["a branch of zeros", "a branch"])
+@pytest.mark.parametrize("rows", [B, 1])
+def test_nor_is_its_branch_mixed(start, rows):
+    plug = PlugIn(Flat(shortcut=True, start=start), "body", Reverse())
+    with pytest.raises(UserError, match="'body' is not crossed by every path"):
+        plug(images(rows), LABELS[:rows])
+
+
 @pytest.mark.parametrize("error", [AssertionError, ValueError])
 def test_a_network_that_insists_on_its_number_of_rows_is_explained_whatever_it_raises(error):
     class Picky(Small):
@@ -1072,6 +1126,21 @@ def test_outside_a_checkpointed_region_gradients_are_those_of_the_plain_network(
         found.append([parameter.grad for parameter in model.parameters()])
     for with_region, without in zip(*found, strict=True):
         torch.testing.assert_close(with_region, without)
+
+
+@pytest.mark.parametrize("augmenter", [Repeat, Reverse])
+@pytest.mark.parametrize("active", [True, False], ids=["active", "idle"])
+def test_a_network_of_two_types_is_looked_at_under_the_autocast_that_it_runs_in(augmenter, active):
+    model = small()
+    model.stem.bfloat16()
+    plug = PlugIn(model, "body", augmenter())
+    plug.active = active
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = plug(images(), LABELS)
+        places = [place.name for place in PlugIn.probe(model, 12)]
+    assert len(out.logits) == B + 3 * (active and augmenter is Repeat)
+    assert places == [place.name for place in PlugIn.probe(small(), 12)]
+    assert hooks_of(plug.model) == []
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.autograd.graph.save_on_cpu])

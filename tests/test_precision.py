@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from safa import precision
-from safa.precision import lifted
+from safa.precision import lifted, without_autocast
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
@@ -20,6 +20,21 @@ def test_half_types_become_float32(half):
 def test_float32_and_float64_are_not_even_copied(whole):
     given = torch.ones(2, dtype=whole)
     assert lifted(given) is given
+
+
+def test_without_autocast_products_are_those_of_float32():
+    given = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with without_autocast(given):
+            assert torch.equal(given @ given, torch.mm(given, given))
+            assert (given @ given).dtype == torch.float32
+        assert (given @ given).dtype == torch.bfloat16
+
+
+def test_a_device_that_has_no_autocast_is_as_it_is():
+    given = torch.ones(2, 2, device="meta")
+    with without_autocast(given):
+        assert (given @ given).dtype == torch.float32
 
 
 def test_the_cost_of_bf16_is_that_of_its_convolution_over_that_in_float32(monkeypatch):

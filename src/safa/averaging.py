@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,13 +31,18 @@ def moving_average(model: nn.Module, steps: float) -> AveragedModel:
             f"the average of {half.pop()} weights would stand still, for its steps are rounded away; keep the network "
             "in float32, and train it under torch.autocast"
         )
-    average_floats = get_ema_multi_avg_fn(1 - 1 / max(1.0, steps))  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=_Moving(1 - 1 / max(1.0, steps)), use_buffers=True)
 
-    def moving(averages: Any, current: Any, count: Any) -> None:
+
+@dataclass(frozen=True)
+class _Moving:
+    """Moves averages of tensors of one type towards the current ones; a class, since closures cannot be pickled."""
+
+    decay: float
+
+    def __call__(self, averages: Any, current: Any, count: Any) -> None:
         if averages[0].is_floating_point():
-            average_floats(averages, current, count)
+            get_ema_multi_avg_fn(self.decay)(averages, current, count)  # type: ignore[no-untyped-call]
         else:  # counters of batches, of which a mean says nothing
             for average, latest in zip(averages, current, strict=True):
                 average.copy_(latest)
-
-    return AveragedModel(model, multi_avg_fn=moving, use_buffers=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from safa.crossing import Crossing, hooked, inputs_of_layers, logits_of
+from safa.crossing import Crossing, hooked, logits_of
 from safa.errors import UserError, closest
 from safa.types import Augmented, Augmenter, Output, mixes
 
@@ -37,7 +37,8 @@ class PlugIn(nn.Module):
         before: name of the layer whose input is augmented, as in ``model.named_modules()``; every path from
             input to output must cross it once. ``"input"`` is the network's own input. When left out, the
             model's own attribute ``before``; for an augmenter that mixes, the input. The layer must not lie
-            inside a region under ``torch.utils.checkpoint``: backward runs it again, without the augmenter.
+            inside a region under ``torch.utils.checkpoint``: backward runs it again, without the augmenter. Nor
+            checkpoint the plug-in as a whole: what it counts or averages would be counted twice in a step.
         augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
 
     Switch modes on the plug-in, ``plug.eval()`` and ``plug.train()``, or on the model alone, never one on each: after
@@ -81,8 +82,9 @@ class PlugIn(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Logits of the images, in training followed by those of the generated rows, or those of mixed images.
 
-        The first pass in training looks at where the layer lies, idle or not, so that a mistake in ``before`` does
-        not wait for T_th. It costs two passes of two images in evaluation mode, and no random number.
+        Before the first pass in training it looks at where the layer lies, idle or not, so that a mistake in
+        ``before`` does not wait for T_th. It costs passes of two images in evaluation mode, which hooks of one's own
+        on the model see as well, and no random number.
 
         Args:
             images: shape (b, …), what the model takes.
@@ -97,16 +99,16 @@ class PlugIn(nn.Module):
         augmenter = self.augmenter
         if augmenter is None or not self.training:
             return _unaugmented(logits_of(self.model, self.model(images)), labels)
-        if augmenter.active or augmenter.learns_while_idle:
-            output = self._augmented(images, _accepted(labels, images, augmenter), augmenter)
-        elif self._crossing_is_known:
-            return _unaugmented(logits_of(self.model, self.model(images)), labels)
-        else:
-            output = _unaugmented(self._through(images, lambda features: features), labels)
+        needed = augmenter.active or augmenter.learns_while_idle
+        accepted = _accepted(labels, images, augmenter) if needed else None
         if not self._crossing_is_known:
-            # Disabled here, not by a decorator, which would load the whole compiler when this module is imported.
-            torch.compiler.disable(self._look)(images, output.logits)  # type: ignore[no-untyped-call]
-        return output
+            # Not by a decorator, which would load the whole compiler when this module is imported.
+            uncompiled = torch.compiler.disable(self._first_pass)  # type: ignore[no-untyped-call]
+            first: Output = uncompiled(images, accepted if needed else labels, augmenter if needed else None)
+            return first
+        if accepted is None:
+            return _unaugmented(logits_of(self.model, self.model(images)), labels)
+        return self._augmented(images, accepted, augmenter)
 
     def extra_repr(self) -> str:
         return f"before={self.before!r}"
@@ -117,7 +119,23 @@ class PlugIn(nn.Module):
         itself = self.before == INPUT and not isinstance(getattr(self.model, INPUT, None), nn.Module)
         return "" if itself else str(self.before)
 
-    def _augmented(self, images: Tensor, labels: Tensor, augmenter: Augmenter) -> Output:
+    def _first_pass(self, images: Tensor, labels: Tensor | None, augmenter: Augmenter | None) -> Output:
+        """A pass that makes sure of the layer.
+
+        Looking comes before it, so that what the model keeps of a pass is of this one; and on every process, whatever
+        its labels. Its verdict comes after it, for the pass says better what else is wrong.
+        """
+        crossed = self._is_crossed(images)
+        if augmenter is None or labels is None:
+            output = _unaugmented(self._through(images, lambda features: features), labels)
+        else:
+            output = self._augmented(images, labels, augmenter, crossed)
+        if not crossed:
+            raise UserError(_inside_branch(str(self.before)))
+        self._crossing_is_known = True
+        return output
+
+    def _augmented(self, images: Tensor, labels: Tensor, augmenter: Augmenter, crossed: bool = True) -> Output:
         seen: list[Augmented] = []
 
         def augment(features: Tensor) -> Tensor:
@@ -129,7 +147,10 @@ class PlugIn(nn.Module):
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # asserts of a network included
-            self._explain(error, images, labels, seen)
+            if not crossed and seen and len(seen[0].labels) > len(images):
+                raise UserError(_inside_branch(str(self.before))) from error
+            if not seen:
+                self._explain(error, images, labels)
             raise
         result = seen[0]
         if len(logits) != len(result.labels):
@@ -168,46 +189,32 @@ class PlugIn(nn.Module):
             )
         return logits_of(self.model, returned)
 
-    def _explain(self, error: Exception, images: Tensor, labels: Tensor, seen: list[Augmented]) -> None:
-        """Say so when a label beyond the classes, or the rows that were added, are what the pass failed on."""
+    def _explain(self, error: Exception, images: Tensor, labels: Tensor) -> None:
+        """Say so when a label beyond the classes is what an augmenter failed on."""
         try:
-            crossing = Crossing(self.model, images[:2])
+            classes = Crossing(self.model, _pair(images)).logits.shape[-1]
         except Exception:  # it fails on plain rows as well
             return
-        classes = crossing.logits.shape[-1]
-        if not seen and _ids_on_cpu(labels) and bool((labels >= classes).any()):
+        if _ids_on_cpu(labels) and bool((labels >= classes).any()):
             raise UserError(
                 f"{type(self.model).__name__} tells {classes} classes apart, so labels are 0 to {classes - 1}, "
                 f"got {int(labels.max())}"
             ) from error
-        grown = bool(seen) and len(seen[0].labels) > len(images)
-        if grown and not crossing.is_crossed(self._layer, exact=False):
-            raise UserError(_inside_branch(str(self.before))) from error
-
-    def _look(self, images: Tensor, logits: Tensor) -> None:
-        """Refuse a layer that not every path crosses, once.
-
-        Rows that are mixed, or not yet added, do not tell, and a shortcut of one row is added to any number of them.
-        """
-        few, grown = len(images) < 2, len(logits) > len(images)
-        if self._layer and (few or not grown):  # every path crosses the network's own input
-            if few and not grown:
-                return
-            if not self._is_crossed(torch.cat([images, images]) if few else images[:2]):
-                raise UserError(_inside_branch(str(self.before)))
-        self._crossing_is_known = True
 
     def _is_crossed(self, images: Tensor) -> bool:
+        """Whether every path crosses the layer, as far as evaluation tells; the network's own input they all do."""
+        if not self._layer:
+            return True
         mixed = mixes(self.augmenter)
         try:
-            crossing = Crossing(self.model, images)
+            crossing = Crossing(self.model, _pair(images))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # a network that works in training only
             if mixed:
                 raise
             return True  # rows that are added where they must not be are an error later on, mixed ones are silent
-        return crossing.is_crossed(self._layer, exact=mixed)
+        return crossing.can_be_mixed(self._layer) if mixed else crossing.is_crossed(self._layer, exact=False)
 
     @staticmethod
     def probe(
@@ -232,7 +239,7 @@ class PlugIn(nn.Module):
         images = images.to(next(model.parameters(), images).device)
         crossing, own_input = Crossing(model, images), INPUT not in _names(model)
         reached: list[Place] = []
-        for layer, inputs in inputs_of_layers(model, images).items():
+        for layer, inputs in crossing.inputs_of_layers().items():
             name = layer or INPUT
             if only not in (None, name) or not (layer or own_input):
                 continue
@@ -246,6 +253,11 @@ def _unaugmented(logits: Tensor, labels: Tensor | None) -> Output:
     if labels is not None and not (labels.is_floating_point() or labels.is_complex()):
         labels = labels.long()  # as while rows are made, so that a loop that runs before T_th runs after it
     return Output(logits, labels, logits.new_zeros((), dtype=torch.float32))
+
+
+def _pair(images: Tensor) -> Tensor:
+    """Two images to look with; one of zeros, which token ids may be as well, beside one that is alone."""
+    return images[:2] if len(images) > 1 else torch.cat([images, torch.zeros_like(images)])
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -272,7 +284,8 @@ def refuse_other_than_augmenter(augmenter: object) -> None:
 def _accepted(labels: Tensor | None, images: Tensor, augmenter: Augmenter) -> Tensor:
     """The labels, when the augmenter can be given them; class ids as int64."""
     if labels is None:
-        raise UserError("labels are needed while the augmenter is active: plug(images, labels)")
+        when = "the augmenter is active" if augmenter.active else f"{type(augmenter).__name__} learns, though idle"
+        raise UserError(f"labels are needed while {when}: plug(images, labels)")
     if labels.shape == (len(images),) and not (labels.is_floating_point() or labels.is_complex()):
         return labels.long()
     if labels.dim() == 2 and len(labels) == len(images) and labels.is_floating_point() and mixes(augmenter):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,12 @@ def lifted(x: Tensor) -> Tensor:
     Sums and norms in half precision lose the small differences of features, and a probability of 0.7 is none.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(beside: Tensor) -> AbstractContextManager[Any]:
+    """No autocast on the device of a tensor, for what half precision is too coarse for; some devices have none."""
+    device = beside.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def bf16_cost() -> float:

@@ -218,6 +218,18 @@ def test_under_bf16_autocast_statistics_stay_float32(entering):
     assert torch.equal(module.covariance, plain.covariance)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_in_half_precision_statistics_stay_float32_and_do_not_overflow(half):
+    module, plain, features = augmenter().to(half), augmenter().float(), 4000 * maps().to(half)
+    assert module.means.dtype == module.covariance.dtype == module.projection.dtype == torch.float32
+    out = run(module, features)
+    assert torch.equal(out.features, run(plain, features).features)
+    assert out.features.isfinite().all()
+    assert module.covariance.max() > torch.finfo(torch.float16).max / 100  # whose rate is a hundredth
+    assert torch.equal(module.covariance, plain.covariance)
+    assert augmenter().double().means.dtype == torch.float64
+
+
 def test_the_seed_fixes_the_classes():
     draws = [run(augmenter(), maps(LABELS * 4), LABELS * 4, seed).labels for seed in (4, 4, 5)]
     assert torch.equal(draws[0], draws[1])

@@ -377,6 +377,15 @@ def above(moved: Tensor, floor: float) -> Tensor:
     return safa.move(torch.zeros_like(moved), moved, torch.tensor(floor, dtype=moved.dtype))
 
 
+def test_no_loss_is_finite_beside_parameters_whose_sum_half_precision_does_not_hold():
+    safa = augmenter()
+    for parameter in safa.parameters():
+        nn.init.constant_(parameter, 60000.0)
+    out = run(safa.half(), maps([1, 3]).half(), [1, 3])
+    assert len(out.features) == 2
+    assert out.loss.item() == 0
+
+
 def test_reading_without_rectify_generated_features_may_be_negative():
     assert_equations_hold(rectify=False)
     assert run(trained(rectify=False), maps()).features[7:].min() < 0

@@ -245,6 +245,13 @@ def test_under_bf16_autocast_logits_stay_near_float32(name, entering):
 
 
 @every_head
+def test_shapes_can_be_asked_on_a_device_without_numbers(name):
+    logits = head_of(name).to("meta")(some().to("meta"))
+    assert logits.is_meta
+    assert logits.shape == (9, CLASSES)
+
+
+@every_head
 def test_logits_are_the_same_bits_in_training_and_in_evaluation(name):
     head, state = head_of(name), torch.get_rng_state()
     first = head.train()(some())

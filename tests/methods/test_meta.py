@@ -100,6 +100,20 @@ def test_reading_layers_that_stand_still_do_so_in_the_virtual_step():
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_influence_is_the_same_where_gradients_are_off():
+    look = lookahead(network())
+    expected = influence(look, lambda _: some_weights(7))
+    with torch.no_grad():
+        found = influence(look, lambda _: some_weights(7))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert not any(one.requires_grad for one in found)
+
+
+def test_a_network_of_which_nothing_learns_is_refused():
+    with pytest.raises(UserError, match="a step of the parameters that learn, and Sequential has none; let some"):
+        influence(lookahead(network().requires_grad_(False)))
+
+
 def test_reading_layers_run_in_the_mode_they_are_in():
     look = lookahead(network())
     training = influence(look)[1]
@@ -353,6 +367,12 @@ def test_meta_class_weight_without_a_step_is_the_class_weight():
     weight = (1 - 0.9999) / (1 - 0.9999 ** counts.double())
     weight = (weight / weight.mean()).float()
     torch.testing.assert_close(loss, (weight[look.labels] * per_row(torch.zeros(7, 3), look.labels)).mean())
+
+
+def test_meta_class_weight_takes_class_ids_of_any_integer_type():
+    look, method = lookahead(network()), MetaClassWeight([5, 3, 1])
+    narrow = replace(look, labels=look.labels.to(torch.uint8))
+    assert torch.equal(method(narrow), method(look))
 
 
 def test_meta_class_weight_keeps_nothing():

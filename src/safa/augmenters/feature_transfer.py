@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +13,7 @@ from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
 from safa.augmenters.pairing import spread
 from safa.devices import placed
 from safa.errors import UserError
-from safa.precision import lifted
+from safa.precision import lifted, without_autocast
 from safa.types import Augmented
 from safa.weighting import ClassCounts
 
@@ -94,7 +97,7 @@ class FeatureTransfer(TailAugmenter):
         nothing = zero_beside(features)
         if not self.training or len(labels) == 0:
             return Augmented(features, labels, nothing)
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(features):
             source = maps.to(self.means.dtype)
             _, is_head = self.labels_and_heads(labels, len(features))
             self._observe(source, labels)
@@ -124,6 +127,13 @@ class FeatureTransfer(TailAugmenter):
         momenta = f"momentum={self.momentum}, covariance_momentum={self.covariance_momentum}"
         refresh = f"energy={self.energy}, refresh_every={self.refresh_every}, rectify={self.rectify}"
         return f"{super().extra_repr()}, {momenta}, {refresh}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``half()`` and the like do, except to the statistics: small steps and large sums need float32."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name in ("means", "covariance", "projection"):
+            setattr(self, name, lifted(getattr(self, name)))
+        return self
 
     def get_extra_state(self) -> Tensor:
         """Training steps seen; with the buffers, all that the next step depends on."""

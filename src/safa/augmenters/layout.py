@@ -119,7 +119,8 @@ class TailAugmenter(nn.Module):
 
 def zero_of(module: nn.Module) -> Tensor:
     """A differentiable 0 that touches every parameter: DDP waits for each of them, on every rank."""
-    return torch.stack([p.sum() for p in module.parameters()]).sum().float() * 0.0
+    wide = (p.sum(dtype=torch.promote_types(p.dtype, torch.float32)) for p in module.parameters())
+    return torch.stack([*wide]).sum().float() * 0.0
 
 
 def zero_beside(x: Tensor) -> Tensor:

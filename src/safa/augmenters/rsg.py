@@ -12,7 +12,7 @@ from safa.augmenters.layout import Layout, TailAugmenter, zero_of
 from safa.augmenters.pairing import random_pairs
 from safa.devices import CPU, placed
 from safa.errors import UserError
-from safa.precision import lifted
+from safa.precision import lifted, without_autocast
 from safa.types import Augmented
 from safa.weighting import ClassCounts
 
@@ -125,7 +125,7 @@ class RSG(TailAugmenter):
 
     def assign(self, maps: Tensor, labels: Tensor) -> Tensor:
         """How much of each row belongs to each centre of its class: softmax over centres, (n, centres)."""
-        with torch.autocast(maps.device.type, enabled=False):
+        with without_autocast(maps):
             pooled = lifted(maps).mean(dim=(2, 3))
             logits = torch.einsum("nc,nck->nk", pooled, lifted(self.assignment_weight[labels]))
             return (logits + self.assignment_bias[labels]).softmax(dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from safa.errors import UserError
 from safa.heads.features import check_sizes
-from safa.precision import lifted
+from safa.precision import lifted, without_autocast
 
 
 class CosineHead(nn.Module):
@@ -55,7 +55,7 @@ class CosineHead(nn.Module):
             self.weight.copy_(F.normalize(self.weight, dim=1))
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             directions = F.normalize(lifted(features), dim=-1)
             class_vectors = F.normalize(self.weight.to(directions), dim=1)
             return self.scale * F.linear(directions, class_vectors)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from safa.errors import UserError
 from safa.heads.cosine import CosineHead
 from safa.heads.features import check_sizes
-from safa.precision import lifted
+from safa.precision import lifted, without_autocast
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -69,7 +69,7 @@ class FormerHead(nn.Module):
         self.of_directions.fill_(computes_as(former, CosineHead))
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             features = lifted(features)
             features = torch.where(self.of_directions, F.normalize(features, dim=-1), features)
             return F.linear(features, self.weight.to(features), self.bias.to(features))

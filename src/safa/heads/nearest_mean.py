@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from safa.errors import UserError
 from safa.heads.features import check_sizes
-from safa.precision import lifted
+from safa.precision import lifted, without_autocast
 from safa.types import Fitting
 
 
@@ -65,7 +65,7 @@ class NearestMeanHead(nn.Module):
             mean.copy_(directions[labels == class_id].mean(dim=0))
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             features = lifted(features)
             directions = F.normalize(features - self.feature_mean.to(features), dim=-1)
             means = self.class_means.to(features)

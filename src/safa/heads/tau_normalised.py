@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from safa.errors import UserError
 from safa.heads.features import check_sizes
 from safa.heads.former import check_fit, computes_as
-from safa.precision import lifted
+from safa.precision import lifted, without_autocast
 from safa.types import Fitting
 
 TAUS = tuple(step / 10 for step in range(21))
@@ -114,7 +114,7 @@ class TauNormalisedHead(nn.Module):
         return min(TAUS, key=error)  # the first, so the smallest, of equals
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             features = lifted(features)
             return F.linear(features, tau_normalised(self.weight.to(features), self.tau.to(features)))
 

@@ -22,6 +22,7 @@ Weigh = Callable[[Tensor], Tensor]
 """Losses of the rows, detached -> weights of the rows in the virtual step; (n,) -> (n,)."""
 
 
+@torch.enable_grad()
 def influence(look: Lookahead, weigh: Weigh | None = None) -> tuple[Tensor, Tensor]:
     """Gradient of the meta loss after a virtual step by the weight of each image in that step.
 
@@ -46,10 +47,16 @@ def influence(look: Lookahead, weigh: Weigh | None = None) -> tuple[Tensor, Tens
           stand still in the virtual step too.
 
     Raises:
-        UserError: if labels are not class ids, or an operation of the network has no forward-mode derivative.
+        UserError: if labels are not class ids, if no parameter of the network learns, or if an operation of it has no
+            forward-mode derivative.
     """
     _check_labels(look.labels, look.meta_labels)
     here = {name: p.detach() for name, p in look.network.named_parameters() if p.requires_grad}
+    if not here:
+        raise UserError(
+            f"images are weighed by a step of the parameters that learn, and {type(look.network).__name__} has none; "
+            "let some of them require gradients"
+        )
     ahead = here if weigh is None else _virtual_step(look, here, weigh)
     meta_gradient = _gradient(ahead, lambda p: _losses(look, p, look.meta_images, look.meta_labels).mean())
     losses, slopes = _losses_along(look, here, meta_gradient)

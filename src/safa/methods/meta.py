@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from safa.errors import UserError
 from safa.methods.lookahead import influence
+from safa.precision import without_autocast
 from safa.types import Lookahead
 from safa.weighting import ClassCounts, effective_number_weights
 
@@ -77,7 +78,7 @@ class MetaWeightNet(nn.Module):
 
     def weights(self, losses: Tensor) -> Tensor:
         """Weights of rows with these losses, shapes (n,) and (n,), sum 1."""
-        with torch.autocast(losses.device.type, enabled=False):  # a step of 1e-5 is less than half precision sees
+        with without_autocast(losses):  # a step of 1e-5 is less than half precision sees
             own = next(self.rule.parameters()).dtype
             return _with_sum_one(self.rule(losses.to(own).unsqueeze(1)).squeeze(1)).to(losses.dtype)
 
@@ -126,7 +127,7 @@ class MetaClassWeight(nn.Module):
         self.register_buffer("class_weights", effective_number_weights(class_counts, beta), persistent=False)
 
     def forward(self, look: Lookahead) -> Tensor:
-        of_classes = self.class_weights[look.labels]
+        of_classes = self.class_weights[look.labels.long()]
         _, gradient = influence(look, lambda _: of_classes)
         return (of_classes - self.step * gradient) / len(of_classes)
 
