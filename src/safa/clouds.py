@@ -78,8 +78,9 @@ def look(learner: Learner, images: Tensor, labels: Tensor, augmenter: Any = None
     with assembly.head_inputs(learner.model) as seen:
         output = plug(images, labels)
     assert output.labels is not None
+    entered = seen[-1].float()  # of this pass: before it the plug-in has looked at the layer
     # Where the layer is the classifier itself, its input is seen before rows are added to it.
-    classifier = seen[0].float() if len(seen[0]) == len(output.labels) else entering.rows
+    classifier = entered if len(entered) == len(output.labels) else entering.rows
     return Rows(output.labels, output.logits.argmax(dim=1), entering.rows, classifier)
 
 
