@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +22,13 @@ def state(tiny_data):
 
 
 def test_a_state_says_what_its_last_bits_depend_on():
-    expected = {"device": "cpu", "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    expected = {
+        "device": "cpu",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "commit": provenance.commit_of_process(),
+    }
     assert provenance.made_with(torch.device("cpu")) == expected
 
 
@@ -50,3 +59,47 @@ def test_a_state_that_does_not_say_what_it_was_tested_on_had_the_usual_groups(st
     assert provenance.own_log(state, usual)[1]["test"] == ERRORS
     other = replace(tiny_data, spec=replace(tiny_data.spec, many_above=99, few_below=20))
     assert provenance.own_log(state, other)[1]["test"]["error_few"] is None
+
+
+# --- the commit ----------------------------------------------------------------------------------------------
+
+
+def git_in(folder: Path) -> Callable[..., str]:
+    command = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@y.z"]
+    return lambda *words: subprocess.run([*command, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path, monkeypatch):
+    code = tmp_path / "src" / "safa" / "provenance.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("# as committed\n")
+    git = git_in(tmp_path)
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "ours")
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    assert provenance.commit() == git("rev-parse", "HEAD")
+    (tmp_path / "notes.txt").write_text("beside the code, and nothing that runs")
+    assert provenance.commit() == git("rev-parse", "HEAD")
+    code.write_text("# changed\n")
+    assert provenance.commit() == git("rev-parse", "HEAD") + "+changes"
+
+
+def test_a_line_names_the_commit_that_was_there_when_its_process_began(monkeypatch):
+    provenance.commit_of_process.cache_clear()
+    monkeypatch.setattr(provenance, "commit", lambda: "first")
+    assert provenance.commit_of_process() == "first"
+    monkeypatch.setattr(provenance, "commit", lambda: "second")
+    assert provenance.commit_of_process() == "first"
+    provenance.commit_of_process.cache_clear()
+
+
+@pytest.mark.parametrize("place", ["safa", "project/.venv/lib/safa", "project/src/other/safa"])
+def test_outside_a_checkout_of_its_own_there_is_no_commit(place, tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    (tmp_path / place).mkdir(parents=True)
+    git = git_in(tmp_path / "project")
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "not ours")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / place / "provenance.py"))
+    assert provenance.commit() is None

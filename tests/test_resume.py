@@ -78,7 +78,7 @@ def _assert_same(first: object, second: object, where: str) -> None:
         assert torch.equal(first, second), f"{where} differs"
     elif isinstance(first, dict):
         assert first.keys() == second.keys(), where
-        for key in first.keys() - {"seconds", "images_per_second", "reused_epochs", "key"}:
+        for key in first.keys() - {"seconds", "images_per_second", "reused_epochs", "reused_of", "key"}:
             _assert_same(first[key], second[key], f"{where}.{key}")
     elif isinstance(first, list):
         assert len(first) == len(second), where

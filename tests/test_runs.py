@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from safa import __version__, catalog, checkpoint, evaluate, files, runs
+from safa import __version__, catalog, checkpoint, evaluate, files, provenance, runs
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
@@ -382,7 +382,9 @@ def test_a_run_on_a_shared_prefix_has_the_bits_of_one_from_scratch(compared, tin
     jobs, _, _, _ = compared
     assert_same_state(jobs[2].folder, tiny_run)
     alone, shared = (result_of(folder) for folder in (tiny_run, jobs[2].folder))
-    own = {"recipe", "run", "seconds", "reused_epochs"}
+    assert alone["reused_of"] == {}
+    assert shared["reused_of"] == provenance.made_with(torch.device("cpu"))
+    own = {"recipe", "run", "seconds", "reused_epochs", "reused_of"}
     assert {key: alone[key] for key in alone.keys() - own} == {key: shared[key] for key in shared.keys() - own}
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import datetime
 import io
-import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import safa
 from safa import clouds, diagnosis, evaluate, provenance
@@ -52,12 +49,11 @@ def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
         "precision": job.recipe.precision,
         "batch_size": job.recipe.batch_size,
         "processes": trainer.accelerator.num_processes,
-        "commit": commit_of_process(),
         "version": safa.__version__,
-        "torch": torch.__version__,
-        "device": provenance.made_with(trainer.device)["device"],
+        **provenance.made_with(trainer.device),
         "seconds": round(sum(entry["seconds"] for entry in trainer.history), 1),
         "reused_epochs": trainer.reused_epochs,
+        "reused_of": trainer.reused_of,
         "run": job.folder.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
@@ -92,28 +88,6 @@ def _of_validation(trainer: Trainer, data: LongTailed) -> dict[str, float]:
         return {}
     found = figures(trainer.predict("validation"), data)
     return {"error_validation": found["error"], "balanced_error_validation": found["balanced_error"]}
-
-
-def commit() -> str | None:
-    """Commit of the code that runs, with ``+changes`` where files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # A package that is installed into an environment lies in the checkout of whatever that is for.
-        if Path(git("rev-parse", "--show-toplevel"), "src", "safa").resolve() != here:
-            return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-@cache
-def commit_of_process() -> str | None:
-    """``commit`` as it was when first asked: a checkout may move while what was loaded from it runs on."""
-    return commit()
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +15,14 @@ from safa.data.dataset import LongTailed
 
 
 def made_with(device: torch.device) -> dict[str, Any]:
-    """What the last bits of the weights depend on."""
+    """The code that made the weights, and what their last bits depend on, from which training makes larger differences."""
     on_cpu = device.type == "cpu"
     return {
         "device": "cpu" if on_cpu else torch.cuda.get_device_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability() if on_cpu else None,
         "threads": torch.get_num_threads() if on_cpu else None,
         "torch": str(torch.__version__),
+        "commit": commit_of_process(),
     }
 
 
@@ -25,6 +30,28 @@ def other_than_here(theirs: Mapping[str, Any], device: torch.device) -> str:
     """What of ``theirs`` differs from ``made_with(device)``, in words; empty where nothing does."""
     here = made_with(device)
     return ", ".join(f"{name} {value}" for name, value in theirs.items() if value != here[name])
+
+
+def commit() -> str | None:
+    """Commit of the code that runs, with ``+changes`` where files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # A package that is installed into an environment lies in the checkout of whatever that is for.
+        if Path(git("rev-parse", "--show-toplevel"), "src", "safa").resolve() != here:
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@cache
+def commit_of_process() -> str | None:
+    """``commit`` as it was when first asked: a checkout may move while what was loaded from it runs on."""
+    return commit()
 
 
 def tested_on(data: LongTailed) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str])
     accelerator = accelerator_for(job.recipe, machine)
     first = accelerator.is_main_process
     if first:
-        outcome.commit_of_process()  # asked now, for the checkout may move while the run trains
+        provenance.commit_of_process()  # asked now, for the checkout may move while the run trains
     with files.alone_in(job.folder) if first else nullcontext():
         trainer = Trainer(
             job.recipe,

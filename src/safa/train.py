@@ -165,6 +165,7 @@ class Trainer:
             "tested_on": provenance.tested_on(self.data),
             "made_with": provenance.made_with(self.device),
             "reused_epochs": self.reused_epochs,
+            "reused_of": self.reused_of,
             **self.learner.state(),
         }
 
@@ -184,7 +185,7 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.done, self.step, self.history = state["done"], state["step"], state["history"]
-        self.reused_epochs = state["reused_epochs"]
+        self.reused_epochs, self.reused_of = state["reused_epochs"], state.get("reused_of", {})
         self.sums = Sums.of(state["sums"])
         begun = self.step > 0 or (self.done < len(self.plan) and not self.plan[self.done].first)
         self.learner.restore(state, self._in_force(), within=begun)
@@ -230,8 +231,8 @@ class Trainer:
         for entry in log:
             entry["stage"] = self.plan[entry["epoch"]].stage_index  # another run may cut the same epochs otherwise
         own = {"history": log, "tested_on": provenance.tested_on(self.data)}
-        self.reused_of = cached.get("made_with", {})
-        return {**cached, **own, "reused_epochs": trained, "stage": epoch.stage_index}
+        reused = {"reused_epochs": trained, "reused_of": cached.get("made_with", {})}
+        return {**cached, **own, **reused, "stage": epoch.stage_index}
 
     def _refuse_different_starts(self, state: dict[str, Any] | None) -> None:
         """Each process looks for itself; one that finds nothing would mix gradients of other epochs into theirs."""

@@ -18,7 +18,7 @@ from safa.bench.memory import kind, kind_beyond
 from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
 from safa.files import refuse_unappendable_file
-from safa.outcome import commit_of_process
+from safa.provenance import commit_of_process
 from safa.report import bench, lines
 
 Line = dict[str, Any]
