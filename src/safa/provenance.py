@@ -15,7 +15,7 @@ from safa.data.dataset import LongTailed
 
 
 def made_with(device: torch.device) -> dict[str, Any]:
-    """The code that made the weights, and what their last bits depend on, from which training makes larger differences."""
+    """The code that made the weights, and what their last bits depend on; training makes differences in these grow."""
     on_cpu = device.type == "cpu"
     return {
         "device": "cpu" if on_cpu else torch.cuda.get_device_name(),
