@@ -450,6 +450,7 @@ def test_classes_are_shown_as_they_are_called(capsys):
     trained._show({**figures, **names, "run": "[v2]", "split": "test", "epochs": 1, "error_best_epoch": 0})
     shown = capsys.readouterr().out
     assert all(name in shown for name in (":cat:", "[red]", "[v2], test images"))
+    assert "best epoch" not in shown  # none was tested
 
 
 def test_the_other_processes_of_torchrun_print_and_write_nothing_when_runs_were_finished_before(

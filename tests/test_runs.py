@@ -433,6 +433,23 @@ def test_epochs_that_were_trained_otherwise_are_told_of(tmp_path, machine, tiny_
     ]
 
 
+def test_a_finished_run_whose_classes_were_called_otherwise_is_told_of_before_anything_is_trained(
+    tmp_path, machine, tiny_recipe, tiny_data, monkeypatch
+):
+    one = replace(tiny_recipe, stages=(Stage(1),), schedule=Schedule(milestones=()))
+    old, new = Job("old", one, tmp_path / "old"), Job("new", replace(one, method="other"), tmp_path / "new")
+    runs.run(old, machine, tiny_data)
+    renamed = replace(tiny_data, source=replace(tiny_data.source, class_names=("zero", *"123456789")))
+    monkeypatch.setattr(
+        runs, "_load_each_once", lambda jobs, machine: dict.fromkeys(map(runs._data_key, jobs), renamed)
+    )
+    with pytest.raises(
+        UserError, match=r"the class 'zero' of digits was called '0' when .*old was trained; call it so"
+    ):
+        runs.compare([old, new], machine)
+    assert not new.folder.exists()
+
+
 def test_a_run_that_another_machine_began_is_told_of(tmp_path, machine, tiny_recipe, tiny_data, said):
     job = Job("run", replace(tiny_recipe, stages=(Stage(1),), schedule=Schedule(milestones=())), tmp_path / "run")
     runs.run(job, machine, tiny_data)

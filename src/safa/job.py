@@ -103,6 +103,18 @@ def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
         )
 
 
+def refuse_other_names(job: Job, data: LongTailed) -> None:
+    """Raise a UserError if classes were called otherwise when the job's run was trained; a page has one name each."""
+    now = list(data.source.class_names)
+    then = read_json(job.folder / CARD).get("class_names", now)
+    if then != now:
+        old, new = next((old, new) for old, new in zip(then, now, strict=True) if old != new)
+        raise UserError(
+            f"the class {new!r} of {data.source.name} was called {old!r} when {job.folder} was trained; call it so "
+            "again, or name another folder with --out"
+        )
+
+
 def refuse_another_recipe(job: Job) -> None:
     """Raise a UserError if the folder holds a run of another recipe, or of other code or weights of the user's own.
 

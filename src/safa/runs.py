@@ -16,7 +16,7 @@ from safa.data.dataset import LongTailed, load
 from safa.deploy import network
 from safa.errors import UserError
 from safa.files import read_json, write_atomically
-from safa.job import Job, describe, edited_since, job_of, refuse_another_recipe, refuse_other_images
+from safa.job import Job, describe, edited_since, job_of, refuse_another_recipe, refuse_other_images, refuse_other_names
 from safa.machine import Machine, accelerator_for, on_cpu
 from safa.parts import Parts
 from safa.plan import epochs_of, epochs_trained, remarks, shared_epochs
@@ -72,7 +72,8 @@ def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
     for job in jobs:
         results.append(_finished(job, machine) or _train(job, loaded[_data_key(job)], machine, forks))
     reused = sum(line.get("reused_epochs", 0) for line in results)
-    machine.say(f"{len(jobs)} runs of {total} epochs together; {reused} of them were shared and trained once")
+    if len(jobs) > 1:
+        machine.say(f"{len(jobs)} runs of {total} epochs together; {reused} of them were shared and trained once")
     return results
 
 
@@ -235,6 +236,7 @@ def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], mach
         refuse_another_recipe(job)
         if (job.folder / RESULT).exists():
             refuse_other_images(job, data, "name their folder with --root, or for a new run another folder with --out")
+            refuse_other_names(job, data)
             continue
         for folder in filter(None, (job.folder, machine.cache)):
             files.refuse_unwritable(folder)

@@ -188,6 +188,40 @@ def test_other_files_hidden_ones_and_deeper_folders_do_not_disturb(three):
     assert np.bincount(source.train.labels).tolist() == [4, 2, 4]
 
 
+def nested(root: Path, *outer: str) -> Path:
+    """Folders that each hold folders of the same three names, with images."""
+    for folder in outer:
+        fill(root / folder, {"ant": 5, "bee": 5, "cat": 5})
+    return root
+
+
+@pytest.mark.parametrize("names", [("training_set", "test_set"), ("seg_train", "seg_test"), ("Dev", "Val images")])
+def test_folders_that_are_splits_under_names_of_their_own_are_not_taken_for_classes(tmp_path, names):
+    said = "would be its classes, but each of them holds ant, bee, cat; if they are splits, call them train, val and"
+    with pytest.raises(UserError, match=said):
+        load_source(str(nested(tmp_path, *names)))
+
+
+def test_classes_that_hold_folders_of_the_same_names_are_named_in_a_note(tmp_path):
+    source = load_source(str(nested(tmp_path, "rotten", "sound")), image_size=32)
+    assert source.class_names == ("rotten", "sound")
+    assert "the classes are rotten, sound, each of which holds ant, bee, cat, which are none" in source.notes
+
+
+def test_a_folder_around_the_folder_of_classes_is_told_of(tmp_path):
+    with pytest.raises(
+        UserError, match=r"has one folder, 'base', which holds ant, bee, cat; if these .* give '.*base'"
+    ):
+        load_source(str(nested(tmp_path, "base")))
+
+
+@pytest.mark.parametrize("name", ["train", "Test"])
+def test_a_class_with_the_name_of_a_split_is_told_what_to_do(tmp_path, name):
+    fill(tmp_path, {"bus": 5, name: 5})
+    with pytest.raises(UserError, match=f"where {name} is a class, put all class folders into a folder called train"):
+        load_source(str(tmp_path))
+
+
 def test_links_that_lead_in_circles_or_to_other_classes_are_not_entered_twice(three):
     (three / "train" / "ant" / "loop").symlink_to(three / "train" / "ant")
     (three / "train" / "ant" / "up").symlink_to(three)

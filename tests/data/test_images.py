@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +284,16 @@ def test_a_decompression_bomb_is_an_error_with_a_name(tmp_path):
     path = save(Image.new("1", (20000, 20000)), tmp_path / "bomb.png")
     with pytest.raises(CorruptImageError, match=r"more than 178,956,970 pixels; scale it down or cut it"):
         decode(path, 32)
+
+
+def test_large_images_are_read_without_pillows_warning_of_an_attack(tmp_path):
+    path = save(Image.new("RGB", (15, 10)), tmp_path / "large.png")
+    code = (
+        "import sys; from pathlib import Path; from PIL import Image; from safa.data.images import decode; "
+        "Image.MAX_IMAGE_PIXELS = 100; print(decode(Path(sys.argv[1])).shape)"
+    )
+    done = subprocess.run([sys.executable, "-W", "default", "-c", code, str(path)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("(3, 10, 15)\n", "")
 
 
 def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):

@@ -145,8 +145,24 @@ def test_a_group_without_test_images_is_not_the_one_that_is_judged():
     changes = {"error_per_class": [3.0, 20.0, None], "error_few": None}
     runs = [run("CE", **{**changes, "error_medium": 20.0}), run("CE-SAFA", **{**changes, "error_medium": 15.0})]
     said = headline(compare(runs))
-    assert said.claim.startswith("On one seed, CE-SAFA gets 5.0 points more")
+    assert said.claim == "On one seed, CE-SAFA gets 5.0 points more of the medium-shot classes’ images right than CE"
     assert "the one medium-shot class (50 training images each)" in said.detail
+    assert "The one few-shot class has no test image: nothing is known of it." in said.detail
+    alone = headline(compare(runs[:1]))
+    assert alone.claim == "CE gets 80.0 % of the medium-shot classes right, 97.0 % of the frequent ones"
+    assert "These are the one medium-shot class" in alone.detail
+    assert "The one few-shot class has no test image: nothing is known of it." in alone.detail
+
+
+def test_classes_without_a_test_image_are_counted_group_by_group():
+    groups = {"groups": {"many": [], "medium": [0], "few": [1, 2]}}
+    said = headline(compare([run("CE", error_per_class=[None, 20.0, None], **groups), run("LDAM", few=50.0, **groups)]))
+    assert "the rare classes" in said.claim
+    assert (
+        "1 of the 2 few-shot classes has no test image: nothing is known of it. "
+        "The one medium-shot class has no test image: nothing is known of it."
+    ) in said.detail
+    assert "no test image" not in headline(compare([run("CE"), run("LDAM")])).detail
 
 
 def test_a_handful_of_test_images_is_named():

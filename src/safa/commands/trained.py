@@ -85,6 +85,8 @@ def _show(figures: dict[str, Any]) -> None:
         f"best epoch on test* ({figures['error_best_epoch']})": "error_best",
     }  # fmt: skip
     for name, key in names.items():
+        if key == "error_best" and figures[key] is None:
+            continue  # no epoch was tested
         total.add_row(name, "–" if figures[key] is None else f"{figures[key]:.2f}")
     classes = Table(
         "class", "training images", "error %", caption="* chosen on the test set itself; for comparison only"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -40,12 +41,15 @@ def list_folder(root: Path, name: str) -> Listing:
     if train is None:
         present = [folder.name for folder in found.values()]
         if present:
-            raise UserError(f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/")
+            lacking = f"{str(root)!r} has {' and '.join(present)} but no train/CLASS/ folders; add train/"
+            raise UserError(lacking + _if_a_class(present))
         train, notes = root, ("there is no train/ folder: the class folders are taken as the training split",)
         runs = [folder for folder in _folders(root) if _holds_runs(folder)]
         if runs:
             notes = (*notes, f"folders that hold runs are no classes: {first_few([folder.name for folder in runs])}")
     class_folders = [folder for folder in _folders(train) if folder not in runs]
+    if train is root:
+        notes = (*notes, *_folders_of_classes(root, class_folders))
     class_names = _names(train, class_folders)
     others = Counter[str]()
     notes = (*notes, *_beside(root, [train, *found.values()]))
@@ -107,9 +111,44 @@ def _holds_runs(folder: Path) -> bool:
     return any((run / RECIPE).is_file() and (run / CARD).is_file() for run in (folder, *within))
 
 
+def _folders_of_classes(root: Path, classes: list[Path]) -> Iterator[str]:
+    """A note where all folders hold folders of the same names: these may be the classes, and those splits.
+
+    Raises:
+        UserError: if the names of the folders speak of splits, or if there is one folder, which holds several.
+    """
+    if any(_is_image(entry) for folder in classes for entry in _entries(folder)):
+        return
+    inside = [{folder.name for folder in _folders(within)} for within in classes]
+    shared = sorted(set.intersection(*inside)) if inside else []
+    if len(shared) < 2:
+        return
+    if len(classes) == 1:
+        raise UserError(
+            f"{str(root)!r} has one folder, {classes[0].name!r}, which holds {first_few(shared)}; if these are the "
+            f"classes or splits, give {str(classes[0])!r}"
+        )
+    names = [folder.name for folder in classes]
+    if any(part in SPLIT_NAMES for name in names for part in re.split(r"[^a-z]+", name.lower())):
+        raise UserError(
+            f"{str(root)!r} has no train/ folder, so {first_few(names)} would be its classes, but each of them holds "
+            f"{first_few(shared)}; if they are splits, call them train, val and test"
+        )
+    yield f"the classes are {first_few(names)}, each of which holds {first_few(shared)}, which are none"
+
+
+def _if_a_class(names: list[str]) -> str:
+    """How folders that are taken for splits can be classes."""
+    return f"; where {first_few(names)} is a class, put all class folders into a folder called train"
+
+
 def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
     if not classes:
-        raise UserError(f"no class folders in {str(train)!r}; expected one folder per class with its images inside")
+        images = any(_is_image(entry) for entry in _entries(train))
+        raise UserError(
+            f"no class folders in {str(train)!r}; expected one folder per class with its images inside"
+            + (_if_a_class([train.name]) if images and train.name.lower() in SPLIT_NAMES else "")
+        )
     for folder in classes:
         try:
             folder.name.encode()

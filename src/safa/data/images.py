@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,6 +29,9 @@ _TRANSPARENT_MODES = ("RGBA", "LA", "PA")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # PGM and some TIFF files come as I, of 32 bits
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _RESIZE_RATIO = 8 / 7
+
+# Large images are read as they are. Pillow's warning of them is of an attack; its error is told in our words below.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class CorruptImageError(UserError):

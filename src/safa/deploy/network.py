@@ -174,7 +174,8 @@ def _channels(values: Any, where: str) -> tuple[float, ...]:
 
 def _notes(run: Path, recipe: recipes.Recipe, state: Mapping[str, Any]) -> Iterator[str]:
     if not (run / RESULT).exists():
-        steps = f" and {state['step']} steps of the next" if state.get("step") else ""
+        step = state.get("step", 0)
+        steps = f" and {step} step{'s' if step > 1 else ''} of the next" if step else ""
         done = f"{epochs_trained(recipe, state['done'])} of {recipe.epochs} epochs{steps}"
         yield f"{run} is not finished: these are the weights after {done}"
     edited = edited_since(run, model_in(recipe, state))

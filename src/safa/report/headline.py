@@ -36,10 +36,31 @@ def headline(comparison: Comparison) -> Headline:
         return _unpaired(comparison, rows, paired_at_all=any(pair.seeds for pair in pairs))
     best = min(gaps, key=lambda method: gaps[method].mean)
     pair = next(pair for pair in pairs if pair.method == best)
-    whom = "the rare classes" if comparison.rare_group != "many" else "the classes"
-    claim = _claim(pair, gaps[best], whom, rivals=len(pairs))
+    claim = _claim(pair, gaps[best], _whom(comparison), rivals=len(pairs))
     detail = _detail(comparison, pair, rows[pair.baseline], rows[pair.method])
-    return Headline(claim, f"{detail} {_chosen(len(gaps))}".rstrip())
+    return Headline(claim, " ".join(filter(None, (detail, _untested(comparison), _chosen(len(gaps))))))
+
+
+def _whom(comparison: Comparison) -> str:
+    """The classes that a claim speaks of: rare ones only where none is rarer than those that were tested."""
+    if comparison.rare_group != list(comparison.groups)[-1]:
+        return f"the {comparison.rare_group}-shot classes"
+    return "the rare classes" if comparison.rare_group != "many" else "the classes"
+
+
+def _untested(comparison: Comparison) -> str:
+    """What no figure tells, from the rarest group on; nothing where every class has a test image."""
+    sentences = []
+    for group in reversed(comparison.groups):
+        ids = comparison.groups[group]
+        unseen = sum(comparison.first["error_per_class"][c] is None for c in ids)
+        if unseen:
+            share = (
+                f"{unseen} of the {len(ids)} {group}-shot classes" if len(ids) > 1 else f"The one {group}-shot class"
+            )
+            have, them = ("have", "them") if unseen > 1 else ("has", "it")
+            sentences.append(f"{share} {have} no test image: nothing is known of {them}.")
+    return " ".join(sentences)
 
 
 def _gap(pair: Paired, group: str) -> Difference | None:
@@ -129,17 +150,19 @@ def _common(seeds: int) -> str:
 
 def _single(comparison: Comparison, row: Row) -> Headline:
     rare: Spread | None = getattr(row, comparison.rare_group)
-    right = f"{100 - rare.mean:.1f} % of the rare classes right" if rare else "an unknown share of the rare right"
+    whom = _whom(comparison)
+    right = f"{100 - rare.mean:.1f} % of {whom} right" if rare else "an unknown share of the rare right"
     others = (
         f", {100 - row.many.mean:.1f} % of the frequent ones" if row.many and comparison.rare_group != "many" else ""
     )
     seeds = "one seed" if row.n == 1 else f"{row.n} seeds"
-    return Headline(
-        f"{row.label} gets {right}{others}",
-        f"Its test error over all classes is {row.last.text()} % ({seeds}). Rare means "
-        f"{describe_group(comparison, comparison.rare_group)}. With a second method on this page, the same "
-        "sections show what it changes.",
+    sentences = (
+        f"Its test error over all classes is {row.last.text()} % ({seeds}).",
+        f"{'Rare means' if 'rare' in whom else 'These are'} {describe_group(comparison, comparison.rare_group)}.",
+        _untested(comparison),
+        "With a second method on this page, the same sections show what it changes.",
     )
+    return Headline(f"{row.label} gets {right}{others}", " ".join(filter(None, sentences)))
 
 
 def _unpaired(comparison: Comparison, rows: dict[str, Row], paired_at_all: bool) -> Headline:

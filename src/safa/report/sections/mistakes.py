@@ -48,8 +48,10 @@ def _matrices(comparison: Comparison, drawn: dict[str, confusion.Mistakes]) -> s
         for method, found in drawn.items()
     )
     rows = len(next(iter(drawn.values())).classes)
+    rarest = comparison.rare_group == list(comparison.groups)[-1]
+    which = f"{rows} rarest classes" if rarest else f"{rows} rarest {comparison.rare_group}-shot classes"
     caption = (
-        f"The {rows} rarest classes by row, what they are taken for by column. Grey is right, colour is the "
+        f"The {which} by row, what they are taken for by column. Grey is right, colour is the "
         "group of the mistake; the fuller, the larger the share of the row."
     )
     focus = in_focus(comparison)
