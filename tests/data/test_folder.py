@@ -177,6 +177,7 @@ def test_other_files_hidden_ones_and_deeper_folders_do_not_disturb(three):
         "ant/.hidden.png",
         "ant/notes.txt",
         "__MACOSX/x.png",
+        "@eaDir/x.png",
         ".git/x.png",
     ):
         path = three / "train" / name

@@ -104,6 +104,7 @@ def test_an_image_that_is_spelt_in_two_ways_is_one_image(images, monkeypatch, ag
     [
         (["file,label", "x,a"], r"no column 'path'; its columns are \['file', 'label'\]"),
         (["path,class", "x,a"], "no column 'label'"),
+        (["path;label", "x;a"], "path,label and, if wanted, split, with commas between them"),
         ([""], "no column 'path'"),
         (["path,label"], "a header but no rows"),
         (["path,label", "x.png,"], "line 2 of .* has no label"),
@@ -147,7 +148,7 @@ def test_mistakes_in_the_file_are_named(tmp_path, lines, message):
 
 
 def test_a_file_in_another_encoding_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"list\.csv' as a CSV file in UTF-8"):
+    with pytest.raises(UserError, match=r"list\.csv' as a CSV file in UTF-8: .*; save it as UTF-8"):
         load_source(write(tmp_path, "path,label", "café.png,a", encoding="latin-1"))
 
 

@@ -18,6 +18,8 @@ from safa.data.types import Split
 from safa.errors import UserError
 from safa.files import CARD, RECIPE
 
+_NO_ONES = ("__MACOSX", "@eaDir")  # what a Mac's archives and Synology's storage put beside one's own files
+
 Identity = tuple[int, int]  # of a folder, whatever path leads there
 
 
@@ -26,8 +28,8 @@ def list_folder(root: Path, name: str) -> Listing:
 
     Folders of splits go by any name of ``SPLIT_NAMES``, in upper or lower case. Class names are the sorted
     names of the folders in ``train/``; images may lie deeper inside. Files that are no images by their
-    extension are passed over with a note, hidden files and ``__MACOSX`` without one, and no folder is entered
-    twice. A folder without ``train/`` that holds class folders is itself taken as the training split.
+    extension are passed over with a note, hidden files, ``__MACOSX`` and ``@eaDir`` without one, and no folder is
+    entered twice. A folder without ``train/`` that holds class folders is itself taken as the training split.
 
     Raises:
         UserError: if a folder cannot be read, a link leads nowhere, two folders are for one split or one class, one
@@ -67,7 +69,7 @@ def images_in(
 ) -> Iterator[Path]:
     """Files that are images by their extension, in a folder and deep down, sorted within each folder.
 
-    Hidden ones and ``__MACOSX`` are passed over.
+    Hidden ones, ``__MACOSX`` and ``@eaDir`` are passed over.
 
     Args:
         folder: where to look.
@@ -251,7 +253,7 @@ def _require_images(folder: Path, split: Split) -> None:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+            visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _NO_ONES]
     except OSError as error:
         raise UserError(
             f"cannot read the folder {str(folder)!r}: {error.strerror}; check the path and its permissions"

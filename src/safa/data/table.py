@@ -51,7 +51,8 @@ def _read_rows(file: Path) -> list[Row]:
             _check_columns(file, list(reader.fieldnames))
             rows = [_row(file, reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {str(file)!r} as a CSV file in UTF-8: {error}") from error
+        way_out = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise UserError(f"cannot read {str(file)!r} as a CSV file in UTF-8: {error}{way_out}") from error
     if not rows:
         raise UserError(f"{str(file)!r} has a header but no rows; add one line per image")
     return rows
@@ -62,7 +63,7 @@ def _check_columns(file: Path, columns: list[str]) -> None:
     if missing:
         raise UserError(
             f"{str(file)!r} has no column {missing[0]!r}; its columns are {columns}, "
-            f"needed are path,label and, if wanted, split"
+            f"needed are path,label and, if wanted, split" + ("" if len(columns) > 1 else ", with commas between them")
         )
     twice = [column for column in ("path", "label", "split") if columns.count(column) > 1]
     if twice:
