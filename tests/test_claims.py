@@ -74,6 +74,11 @@ def at_factor_of_cifar() -> tuple[float, float]:
     return errors[BASE] - errors[TENTH], adjusted - errors[TENTH]
 
 
+def at_factor_of_cifar_10(factor: float, figure: str = TEST) -> list[float]:
+    """Gains of SAFA on CIFAR-10-LT at other factors."""
+    return gains(*(runs("factors-cifar10", "cifar10", name, figure, factor=factor) for name in (BASE, TENTH)))
+
+
 def at_factor_50_of_cifar(figure: str = TEST) -> list[float]:
     """Gains of SAFA on CIFAR-100-LT at 50."""
     return gains(*(runs("shorter-tails", "cifar100", name, figure, factor=50) for name in (BASE, TENTH)))
@@ -207,6 +212,28 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
     assert abs(mean(at_factor(50))) < 0.1  # "level"
     in_folder = in_a_folder("LDAM-DRW", "LDAM-DRW-SAFA")
     assert min(in_folder) < 0 < max(in_folder)  # "no clear difference"
+
+
+def test_the_sentences_on_other_factors_of_cifar_10_say_what_the_lines_say():
+    gained = at_factor_of_cifar_10(200)
+    claims = {
+        "At 200 SAFA is {} points below LDAM-DRW, and {} on validation images,": (
+            mean(gained),
+            mean(at_factor_of_cifar_10(200, VALIDATION)),
+        ),
+        "On [CIFAR-10-LT at 200](#longer-and-shorter-tails-of-cifar-10) it takes {} ({} seed).": (
+            mean(gained),
+            number(gained),
+        ),
+    }
+    assert missing("docs/results.md", claims) == []
+    claims = {
+        "(docs/results.md#longer-and-shorter-tails-of-cifar-10) it is {} below ({} seed).": (
+            mean(gained),
+            number(gained),
+        ),
+    }
+    assert missing("README.md", claims) == []
 
 
 def test_the_sentences_on_factor_50_of_cifar_say_what_the_lines_say():
