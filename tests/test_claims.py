@@ -20,6 +20,7 @@ PAPER = {"cifar100": (57.11, 53.96), "cifar10": (21.88, 19.52)}  # Table 1, imba
 TEST, VALIDATION = "error_last", "balanced_error_validation"
 BASE = "LDAM-DRW [averaged]"
 TENTH = "LDAM-DRW-SAFA [tenth rate, ordinary batches] [averaged]"
+MIXED = "mixup-Balanced Softmax"
 PAIRS = "LDAM-DRW-SAFA [averaged]"
 
 CHOSEN_BY = {"cifar100": {3}, "cifar10": {2}, FASHION: {3, 4, 5}}  # seeds seen before ordinary batches were taken
@@ -199,6 +200,12 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
             number(in_a_folder("LDAM-DRW", "LDAM-DRW-SAFA")),
             mean(in_a_folder("CE", "LDAM-DRW")),
             number(in_a_folder("CE", "LDAM-DRW")),
+        ),
+        "There mixup and RandAugment, then balanced softmax, are {} points below LDAM-DRW, "
+        "and SAFA on top of that is {} above it ({}).": (
+            mean(in_a_folder("LDAM-DRW", MIXED)),
+            -mean(in_a_folder(MIXED, f"{MIXED}-SAFA")),
+            number(in_a_folder(MIXED, f"{MIXED}-SAFA")),
         ),
         "it is {} to {} points below on CIFAR-100-LT with each of {} seeds": (min(pairs), max(pairs), number(pairs)),
         "by {} points on CIFAR-100-LT (paper: {}), and by {} on CIFAR-10-LT (paper: {}).": (
