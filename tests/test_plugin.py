@@ -395,6 +395,15 @@ def test_the_first_idle_pass_looks_at_the_layer_and_changes_nothing_by_it():
     assert hooks_of(plug.augmenter) == []
 
 
+def test_a_pass_that_adds_rows_needs_no_further_look():
+    plug, calls = plugged(Repeat()), []
+    plug.model.fc.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    plug(images(), LABELS)
+    plug.active = False
+    plug(images())
+    assert calls == [2, 4, B + 3, B]
+
+
 class Keeps(Small):
     """Keeps the features and logits of its last pass, as networks of a second loss do."""
 

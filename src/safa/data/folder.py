@@ -119,7 +119,7 @@ def _folders_of_classes(root: Path, classes: list[Path]) -> Iterator[str]:
     Raises:
         UserError: if the names of the folders speak of splits, or if there is one folder, which holds several.
     """
-    if any(_is_image(entry) for folder in classes for entry in _entries(folder)):
+    if any(map(_holds_images, classes)):
         return
     inside = [{folder.name for folder in _folders(within)} for within in classes]
     shared = sorted(set.intersection(*inside)) if inside else []
@@ -146,10 +146,10 @@ def _if_a_class(names: list[str]) -> str:
 
 def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
     if not classes:
-        images = any(_is_image(entry) for entry in _entries(train))
+        a_class = _holds_images(train) and train.name.lower() in SPLIT_NAMES
         raise UserError(
             f"no class folders in {str(train)!r}; expected one folder per class with its images inside"
-            + (_if_a_class([train.name]) if images and train.name.lower() in SPLIT_NAMES else "")
+            + (_if_a_class([train.name]) if a_class else "")
         )
     for folder in classes:
         try:
@@ -232,6 +232,11 @@ def _beside(root: Path, splits: list[Path]) -> Iterator[str]:
     further = [folder.name for folder in _folders(root) if folder not in splits] if root not in splits else []
     if further:
         yield f"folders that are no split by their names are not used: {first_few(further)}"
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(map(_is_image, _entries(folder)))
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

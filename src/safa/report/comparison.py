@@ -67,6 +67,11 @@ class Comparison:
         tested = [name for name, ids in self.groups.items() if any(errors[c] is not None for c in ids)]
         return (tested or list(self.groups))[-1]
 
+    @property
+    def rarest_is_tested(self) -> bool:
+        """Whether no group is rarer than ``rare_group``."""
+        return self.rare_group == list(self.groups)[-1]
+
     def test_images(self, group: str) -> int | None:
         """How many test images the classes of a group have together; None where no run tells."""
         known = [run.predictions.labels for run in self.runs if run.predictions is not None]

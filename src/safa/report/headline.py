@@ -9,6 +9,7 @@ from safa.report.pairs import Paired, paired
 from safa.report.rows import Row, summarise
 from safa.report.spread import Difference, Spread
 
+RARE = "the rare classes"
 TIE = 0.05  # points; less is 0.0 in print
 FEW_TEST_IMAGES = 100  # below, one image is more than a point
 CLEAR_NOTE = (
@@ -43,9 +44,9 @@ def headline(comparison: Comparison) -> Headline:
 
 def _whom(comparison: Comparison) -> str:
     """The classes that a claim speaks of: rare ones only where none is rarer than those that were tested."""
-    if comparison.rare_group != list(comparison.groups)[-1]:
+    if not comparison.rarest_is_tested:
         return f"the {comparison.rare_group}-shot classes"
-    return "the rare classes" if comparison.rare_group != "many" else "the classes"
+    return RARE if comparison.rare_group != "many" else "the classes"
 
 
 def _untested(comparison: Comparison) -> str:
@@ -158,7 +159,7 @@ def _single(comparison: Comparison, row: Row) -> Headline:
     seeds = "one seed" if row.n == 1 else f"{row.n} seeds"
     sentences = (
         f"Its test error over all classes is {row.last.text()} % ({seeds}).",
-        f"{'Rare means' if 'rare' in whom else 'These are'} {describe_group(comparison, comparison.rare_group)}.",
+        f"{'Rare means' if whom == RARE else 'These are'} {describe_group(comparison, comparison.rare_group)}.",
         _untested(comparison),
         "With a second method on this page, the same sections show what it changes.",
     )

@@ -48,10 +48,9 @@ def _matrices(comparison: Comparison, drawn: dict[str, confusion.Mistakes]) -> s
         for method, found in drawn.items()
     )
     rows = len(next(iter(drawn.values())).classes)
-    rarest = comparison.rare_group == list(comparison.groups)[-1]
-    which = f"{rows} rarest classes" if rarest else f"{rows} rarest {comparison.rare_group}-shot classes"
+    which = "classes" if comparison.rarest_is_tested else f"{comparison.rare_group}-shot classes"
     caption = (
-        f"The {which} by row, what they are taken for by column. Grey is right, colour is the "
+        f"The {rows} rarest {which} by row, what they are taken for by column. Grey is right, colour is the "
         "group of the mistake; the fuller, the larger the share of the row."
     )
     focus = in_focus(comparison)
