@@ -286,11 +286,11 @@ def test_a_stopped_comparison_says_how_to_go_on(call, files, tmp_path, monkeypat
     from safa.stop import StopRequest
 
     def stopped(*_: object) -> None:
-        raise train.Stopped("stopped after epoch 0", StopRequest())
+        raise train.Stopped("stopped after epoch 1 of 4", StopRequest())
 
     monkeypatch.setattr(runs, "compare", stopped)
     status, out, _ = call("compare", *files, "--out", tmp_path)
-    assert (status, out) == (143, "stopped after epoch 0; the same command goes on from there\n")
+    assert (status, out) == (143, "stopped after epoch 1 of 4; the same command goes on from there\n")
 
 
 def test_a_stopped_run_says_how_to_go_on_with_the_options_that_it_does_not_keep(call, files, tmp_path, monkeypatch):
@@ -298,10 +298,10 @@ def test_a_stopped_run_says_how_to_go_on_with_the_options_that_it_does_not_keep(
     from safa.stop import StopRequest
 
     def stopped(*_: object) -> None:
-        raise train.Stopped("stopped after epoch 0", StopRequest())
+        raise train.Stopped("stopped after epoch 1 of 4", StopRequest())
 
     monkeypatch.setattr(runs, "run", stopped)
-    out, command = tmp_path / "my runs", "stopped after epoch 0; go on with: safa train --resume"
+    out, command = tmp_path / "my runs", "stopped after epoch 1 of 4; go on with: safa train --resume"
     assert call("train", files[0], "--out", out)[1] == f"{command} '{out / 'drw-seed0'}'\n"
     options = ["--results", "my lines.jsonl", "--device", "cpu"]
     said = call("train", files[0], "--out", tmp_path, *options)[1]

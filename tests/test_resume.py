@@ -208,7 +208,7 @@ def test_a_stop_in_the_first_epoch_of_a_stage_with_an_optimizer_of_its_own_start
 def test_a_stop_in_an_epochs_last_step_keeps_the_epoch_as_a_whole(tiny_recipe, tiny_data, tmp_path):
     accelerator = accelerator_for(tiny_recipe, Machine())
     trainer = Trainer(tiny_recipe, tiny_data, tmp_path, accelerator, progress=Interrupting(STEPS))
-    with pytest.raises(Stopped, match="^stopped after epoch 0$"):
+    with pytest.raises(Stopped, match="^stopped after epoch 1 of 4$"):
         trainer.run()
     state = checkpoint.load(tmp_path / CHECKPOINT)
     assert (state["done"], state["step"], len(state["history"])) == (1, 0, 1)
@@ -226,7 +226,7 @@ def test_a_stop_during_the_last_evaluation_is_heard(tiny_recipe, tiny_data, tmp_
         return evaluation()
 
     monkeypatch.setattr(trainer, "_evaluation", interrupted)
-    with pytest.raises(Stopped, match="^stopped after epoch 1$") as stopped:
+    with pytest.raises(Stopped, match="^stopped after epoch 2 of 2$") as stopped:
         trainer.run()
     assert stopped.value.signal_number == signal.SIGINT
     assert not train(recipe, tiny_data, tmp_path)
@@ -251,7 +251,8 @@ def test_a_process_that_gets_a_signal_can_be_resumed_to_the_same_bits(
     assert done.stderr == ""
     run = out / "tiny-seed0"
     if number != signal.SIGKILL:
-        assert done.stdout == f"stopped in epoch 1 after step 2; go on with: safa train --resume {run} --threads 1\n"
+        reached = f"epoch 2 of 4, after {3 * STEPS // 2 - STEPS} of {STEPS} steps"
+        assert done.stdout == f"stopped in {reached}; go on with: safa train --resume {run} --threads 1\n"
     assert not (run / "result.json").exists()
 
     assert cli.main(["train", "--resume", str(run)]) == 0

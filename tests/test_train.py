@@ -86,9 +86,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state
     with pytest.raises(UserError) as error:
         trainer.run()
     path = trainer.folder / CHECKPOINT
-    assert f"the loss term 'classification' is not finite in epoch 1, step 2; the last good state is in {path}" in str(
-        error.value
-    )
+    reached = "is not finite in epoch 2 of 3, after 2 steps"
+    assert f"the loss term 'classification' {reached}; the last good state is in {path}" in str(error.value)
     state = checkpoint.load(path)
     assert (state["done"], state["step"]) == (1, 0)
     assert all(torch.isfinite(value).all() for value in state["model"].values())
@@ -96,17 +95,17 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state
 
 def test_no_good_state_is_promised_where_there_is_none(trainer_of):
     message = refused(trainer_of(Stage(1, loss=Named("tests.test_train:Breaking", {"at": 0}))))
-    assert "epoch 0, step 0; no state was saved before" in message
+    assert "epoch 1 of 1, after 0 steps; no state was saved before" in message
 
 
 def test_a_broken_term_of_the_augmenter_is_named_rather_than_the_total(trainer_of):
     message = refused(trainer_of(Stage(1, augmenter=Augmenter("tests.test_train:Odd"))))
-    assert "the loss term 'odd' is not finite in epoch 0, step 0" in message
+    assert "the loss term 'odd' is not finite in epoch 1 of 1, after 0 steps" in message
 
 
 def test_an_update_that_breaks_the_augmenter_is_not_saved(trainer_of):
     one_step_an_epoch = trainer_of(Stage(1, augmenter=Augmenter("tests.test_train:Bent")), batch_size=128)
-    assert "'weight' of the augmenter is not finite in epoch 0" in refused(one_step_an_epoch)
+    assert "'weight' of the augmenter is not finite in epoch 1 of 1, after 1 steps" in refused(one_step_an_epoch)
     assert not (one_step_an_epoch.folder / CHECKPOINT).exists()
 
 

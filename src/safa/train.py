@@ -106,7 +106,7 @@ class Trainer:
                 except DivergedError as broken:
                     raise self._explained(broken, epoch) from None
                 if self._agreed(stop):
-                    raise Stopped(f"stopped after epoch {epoch.index}", stop)
+                    raise Stopped(f"stopped after {self._counted(epoch)}", stop)
 
     def _run_epoch(self, epoch: Epoch, stop: StopRequest) -> None:
         if self.learner.stage is None or (epoch.first and self.step == 0):
@@ -127,7 +127,7 @@ class Trainer:
                 self.sums.seconds += self._seconds_since(started)
                 self.learner.refuse_broken(self.sums)
                 self._save(epoch)
-                raise Stopped(f"stopped in epoch {epoch.index} after step {self.step - 1}", stop)
+                raise Stopped(f"stopped in {self._counted(epoch)}, after {self.step} of {steps} steps", stop)
         self.sums.seconds += self._seconds_since(started)
 
     def _seconds_since(self, started: float) -> float:
@@ -239,7 +239,8 @@ class Trainer:
         start = [0, 0] if state is None else [state["done"], state["step"]]
         starts = self.accelerator.gather(torch.tensor([start], device=self.device))
         if (starts != starts[0]).any():
-            states = ", ".join(f"epoch {done} step {step}" for done, step in sorted(set(map(tuple, starts.tolist()))))
+            found = sorted(set(map(tuple, starts.tolist())))
+            states = ", ".join(f"{done} epochs and {step} steps" for done, step in found)
             raise UserError(
                 f"the processes would not go on from one state ({states}), for they do not see the same {CHECKPOINT} "
                 "or cache: let all of them read one folder, or start again if another run has just written there"
@@ -278,9 +279,13 @@ class Trainer:
         path = self.folder / CHECKPOINT
         kept = f"the last good state is in {path}" if path.exists() else "no state was saved before"
         return UserError(
-            f"{broken} in epoch {epoch.index}, step {self.step}; {kept}. "
+            f"{broken} in {self._counted(epoch)}, after {self.step} steps; {kept}. "
             "A lower learning rate, a longer warm-up or clip=… usually helps"
         )
+
+    def _counted(self, epoch: Epoch) -> str:
+        """From 1, as the progress bar counts; logs and recipes count from 0."""
+        return f"epoch {epoch.index + 1} of {len(self.plan)}"
 
     def _agreed(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop; all must leave at the same step, or the others wait for ever."""

@@ -65,6 +65,14 @@ def test_what_is_no_recipe_is_called_so(content, message, tmp_path):
         recipes.load(path)
 
 
+def test_an_error_says_which_keys_are_not_of_the_file(load):
+    text = "method: x\nstages: [{epochs: 1}]\n"
+    with pytest.raises(UserError, match=r"recipe\.yaml\.precision must be one of .*, got 'bf61'"):
+        load(text + "precision: bf61")
+    with pytest.raises(UserError, match=r"recipe\.yaml with stages\.0\.epochs, seed set\)\.stages\[0\]\.epochs must"):
+        load(text, "stages.0.epochs=x", "seed=3")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the recipe .*absent\.yaml"):
         recipes.load(tmp_path / "absent.yaml")

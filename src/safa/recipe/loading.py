@@ -35,9 +35,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path} holds no recipe; it must be a mapping with at least 'method' and 'stages'")
     for override in overrides:
         apply_override(plain, override)
-    recipe = from_plain(plain, str(path))
-    asked = [override.partition("=")[0].removeprefix("data.") for override in overrides if override.startswith("data.")]
-    refuse_idle_cuts(recipe.data, asked)
+    keys = [override.partition("=")[0] for override in overrides]
+    # An error must not send a user to the file for a value that came from elsewhere.
+    recipe = from_plain(plain, f"({path} with {', '.join(keys)} set)" if keys else str(path))
+    refuse_idle_cuts(recipe.data, [key.removeprefix("data.") for key in keys if key.startswith("data.")])
     return recipe
 
 
