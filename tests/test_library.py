@@ -38,6 +38,7 @@ ADJUSTED = [
         for row in ("ldam-drw", "tenth-rate-ordinary-batches")
     ),
 ]
+THAT_WON = "tenth-rate-ordinary-batches"
 TERMS = {
     "l-r": "reconstruction",
     "l-ms-t": "mode_seeking_tail",
@@ -69,7 +70,8 @@ def test_every_recipe_is_titled_and_named_after_its_method(name):
     assert library.title(path)
     method = re.sub(r"[^a-z0-9]+", "-", load(name).method.lower().replace("w/o", "without")).strip("-")
     # Variants of LDAM-DRW-SAFA are named after what varies; what the folder says is not said again.
-    method = method.removesuffix(f"-{name.partition('/')[0]}")
+    folder = name.partition("/")[0]
+    method = method.removesuffix("-averaged" if folder == "bases" else f"-{folder}")
     known = (method, method.removeprefix("ldam-drw-safa-"))
     # Words that are one in a method's name (RawDelta) may be two in the file's.
     assert path.stem.replace("-", "") in [stem.replace("-", "") for stem in known]
@@ -226,6 +228,18 @@ def test_the_ablation_leaves_out_every_term_of_the_averaged_row_at_a_tenth_of_th
         augmenter = recipes.Augmenter("safa", lr_scale=0.1, options=dict.fromkeys(without, 0))
         stages = whole.stages[0], replace(whole.stages[1], augmenter=augmenter)
         assert replace(whole, method=ablated.method, stages=stages) == ablated
+
+
+@pytest.mark.parametrize(("base", "loss"), [("ce", None), ("focal", recipes.Named("focal"))])
+@pytest.mark.parametrize(
+    ("row", "same_as", "common"), [("drw", "ldam-drw", 180), (f"drw-safa-{THAT_WON}", THAT_WON, 160)]
+)
+def test_other_bases_have_the_averaged_stage_after_a_trunk_of_their_own_loss(base, loss, row, same_as, common):
+    averaged, recipe = load(f"averaged/cifar100/{same_as}"), load(f"bases/cifar100/{base}-{row}")
+    stages = tuple(replace(stage, loss=loss or recipes.Stage(1).loss) for stage in averaged.stages)
+    linear = recipes.Model(recipes.Named("resnet32"))
+    assert replace(averaged, method=recipe.method, stages=stages, model=linear) == recipe
+    assert shared(f"bases/cifar100/{base}-drw", f"bases/cifar100/{base}-{row}") == common
 
 
 @pytest.mark.parametrize("place", ["layer1", "layer2", "fc"])
