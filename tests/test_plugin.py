@@ -569,6 +569,13 @@ def test_two_processes_agree_on_gradients_idle_active_mixed_and_with_a_tail_on_o
 # --- where it can sit --------------------------------------------------------------------------------------
 
 
+def test_in_data_parallel_it_says_what_to_use_instead():
+    """There a hook of one replica is called in the networks of all."""
+    replica = plugged(safa_of(4))._replicate_for_data_parallel()
+    with pytest.raises(UserError, match="cannot be trained in DataParallel; wrap it in DistributedDataParallel"):
+        replica(torch.rand(len(LABELS), 3, 8, 8), LABELS)
+
+
 def test_reading_the_place_of_the_paper_is_the_models_own_default():
     assert PlugIn(resnet8(5), augmenter=safa_of(32)).before == "layer3"
     assert PlugIn(densenet40(5), augmenter=safa_of(312)).before == "dense3"

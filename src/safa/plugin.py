@@ -42,9 +42,14 @@ class PlugIn(nn.Module):
         augmenter: see ``safa.types.Augmenter``; with None the plug-in only passes images through.
 
     Switch modes on the plug-in, ``plug.eval()`` and ``plug.train()``, or on the model alone, never one on each: after
-    ``plug.eval()``, ``model.train()`` leaves the augmenter in evaluation mode, where it generates nothing.
+    ``plug.eval()``, ``model.train()`` leaves the augmenter in evaluation mode, where it generates nothing. A plug-in in
+    training augments whatever mode its model is in, so after ``model.eval()`` call ``model(images)``.
 
-    In ``DistributedDataParallel`` set ``plug.active`` on the plug-in: on the wrapper it is a new attribute that does
+    One optimizer for all, with parameter groups where the augmenter has another rate: an idle SAFA has no gradients,
+    and ``GradScaler`` refuses to step an optimizer without any.
+
+    Wrap the plug-in in ``DistributedDataParallel``: inside it, ``PlugIn(DDP(model))``, every process would train an
+    augmenter of its own. Set ``plug.active`` on the plug-in: on the wrapper it is a new attribute that does
     nothing. DDP waits for the gradient of every parameter, and those of an idle SAFA get none. So either wrap once
     with ``find_unused_parameters=True``; or freeze the idle augmenter by ``requires_grad_(False)`` before wrapping,
     and let it learn and wrap anew when it starts. RSG freezes parts of itself: wrap anew after every switch.
@@ -94,11 +99,14 @@ class PlugIn(nn.Module):
         Raises:
             UserError: if labels are missing or do not fit the images or the augmenter while augmenting, if the
                 layer is checkpointed or not crossed exactly once by every path, if the augmenter returns what is
-                no batch, or if the model returns anything but logits.
+                no batch, if the model returns anything but logits, or in ``DataParallel``.
         """
         augmenter = self.augmenter
         if augmenter is None or not self.training:
             return _unaugmented(logits_of(self.model, self.model(images)), labels)
+        if getattr(self, "_is_replica", False):
+            # Replicas share their hooks: rows of one device would enter the network of another.
+            raise UserError("a plug-in cannot be trained in DataParallel; wrap it in DistributedDataParallel")
         needed = augmenter.active or augmenter.learns_while_idle
         accepted = _accepted(labels, images, augmenter) if needed else None
         if not self._crossing_is_known:

@@ -1,16 +1,24 @@
 """Batch samplers for ``DataLoader(batch_sampler=...)``: which images make up each batch of an epoch.
 
 The order of an epoch is a pure function of (seed, epoch) and the share of a process of (rank, world_size) as
-well; no state is kept, so ``set_epoch`` is all a resumed run needs. ``batch_size`` counts the images of one
-process. The order of all processes is padded by starting over until it divides by ``world_size``, and rank r
-takes every ``world_size``-th item from r on: all ranks get equally many batches of equal sizes, and, but for
-the padding, their batches together hold the images of one process with a ``world_size`` times larger batch. Training
-on them is not the same: batch norm, class weights and same-class pairs see the rows of one process.
+well, so ``set_epoch`` is all that a run needs, a resumed one too:
+
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)  # else every epoch has the batches of the first
+        for images, labels in loader:
+            ...
+
+``batch_size`` counts the images of one process. The order of all processes is padded by starting over until it
+divides by ``world_size``, and rank r takes every ``world_size``-th item from r on: all ranks get equally many batches
+of equal sizes, and, but for the padding, their batches together hold the images of one process with a ``world_size``
+times larger batch. Training on them is not the same: batch norm, class weights and same-class pairs see the rows of
+one process.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from numbers import Integral
@@ -69,7 +77,7 @@ class EpochSampler(Sampler[list[int]], ABC):
         self.rank = rank
         self.world_size = world_size
         self.drop_last = drop_last
-        self.epoch = 0
+        self.set_epoch(0)
         if len(self) == 0:
             raise UserError(
                 f"drop_last leaves no batch of {batch_size} from {len(self.labels)} images in "
@@ -85,8 +93,8 @@ class EpochSampler(Sampler[list[int]], ABC):
         return len(self.labels)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, whose batches the next iteration yields."""
-        self.epoch = epoch
+        """Choose the epoch, counted from 0, whose batches are yielded from the next iteration on."""
+        self.epoch, self._begun = epoch, False
 
     def __len__(self) -> int:
         """Batches per epoch of this process."""
@@ -105,7 +113,14 @@ class EpochSampler(Sampler[list[int]], ABC):
         return divmod(items, self.batch_size // self.images_per_item)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches of dataset indices."""
+        """Batches of dataset indices; a UserWarning when an epoch is begun a second time."""
+        if self._begun:
+            warnings.warn(
+                f"{type(self).__name__} begins epoch {self.epoch} again, with the same batches; "
+                "call set_epoch(epoch) before every epoch",
+                stacklevel=2,
+            )
+        self._begun = True
         order = self.order(np.random.default_rng((self.seed, self.epoch)))
         padded = math.ceil(len(order) / self.world_size) * self.world_size
         share = np.resize(order, (padded, self.images_per_item))[self.rank :: self.world_size]

@@ -39,7 +39,7 @@ class Output:
     Attributes:
         logits: shape (b + a, k). Rows ``[0, b)`` belong to the real images in input order, or to their mixtures.
         labels: one per row of ``logits``: class ids, shape (b + a,), int64, or soft labels, shape (b, k), where
-            rows were mixed. As they were given, or None, where the augmenter was not called.
+            rows were mixed. Where the augmenter was not called, as they were given, class ids as int64, or None.
         loss: scalar to add to the classification loss (Eq. 1 without L_cls); 0 when idle.
         terms: name -> unweighted scalar, detached, for logging.
         diagnostics: name -> scalar of what is only looked at, detached, for logging; as in ``Augmented``.

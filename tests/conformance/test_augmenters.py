@@ -251,15 +251,20 @@ def test_whatever_classes_a_batch_lacks_rows_are_in_order_and_the_loss_is_differ
         assert set(out.labels[b:].tolist()) <= toy.TAIL & set(labels)
         assert active or len(out.labels) == b
         assert out.features is features or len(out.labels) > b
+    learns = active or name in learning_idle
     if name not in learning_idle and len(out.labels) == b:
         assert out.loss == 0
         assert out.terms == {}
-        assert not any(gradient.any() for gradient in gradients_of(out.loss, module))
+        assert not learns or not any(gradient.any() for gradient in gradients_of(out.loss, module))
     assert module.active is active
     (out.features.sum() + out.loss).backward()
-    for parameter in (features, *module.parameters()):
-        assert (parameter.grad is not None) == parameter.requires_grad  # DDP waits for each, on every rank
-        assert parameter.grad is None or parameter.grad.isfinite().all()
+    assert features.grad is not None
+    for parameter in module.parameters():
+        # What learns, DDP waits for on every rank; what stands still has no gradient, not even 0.
+        assert (parameter.grad is not None) == (parameter.requires_grad and learns)
+    assert all(
+        parameter.grad is None or parameter.grad.isfinite().all() for parameter in (features, *module.parameters())
+    )
     assert all(value.isfinite().all() for value in module.state_dict().values())
 
 
@@ -306,6 +311,23 @@ def test_idle_or_in_evaluation_nothing_happens(name, switch):
         assert out.loss == 0
         assert torch.equal(torch.get_rng_state(), random)
         toy.assert_same(toy.tensors_of(module), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [(name, "evaluation") for name in mixing] + [(name, "idle") for name in mixing if name not in learning_idle],
+)
+def test_idle_or_in_evaluation_weight_decay_leaves_what_does_not_learn_where_it_is(name, switch):
+    """A gradient of 0, unlike none, lets an optimizer decay a weight, and Adam by as much as by a large one."""
+    module = off_start(name)
+    module.active = switch != "idle"
+    module.train(switch != "evaluation")
+    before = toy.tensors_of(module)
+    out = module(maps().requires_grad_(), torch.tensor(LABELS))
+    (out.features.sum() + out.loss).backward()
+    if parameters := [*module.parameters()]:
+        torch.optim.Adam(parameters, lr=0.1, weight_decay=0.1).step()
+    toy.assert_same(toy.tensors_of(module), before)
 
 
 @every_augmenter

@@ -93,18 +93,32 @@ def test_the_order_depends_on_nothing_but_seed_and_epoch(name):
     flat(one)  # an earlier epoch leaves no trace
     np.random.seed(1)
     torch.manual_seed(1)
-    for each in (one, other):
+    orders = []
+    for each in (one, other, one):
         each.set_epoch(3)
-    assert list(one) == list(other) == list(one)
+        orders.append(list(each))
+    assert orders[0] == orders[1] == orders[2]
 
 
 @every_sampler
 def test_epochs_and_seeds_differ(name):
     first, second, other_seed = sampler(name, seed=4), sampler(name, seed=4), sampler(name, seed=5)
     second.set_epoch(1)
-    assert flat(first) != flat(second)
-    assert flat(first) != flat(other_seed)
-    assert flat(second) != flat(other_seed)  # seed and epoch do not merely add up
+    orders = [flat(one) for one in (first, second, other_seed)]
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[2]
+    assert orders[1] != orders[2]  # seed and epoch do not merely add up
+
+
+@every_sampler
+def test_an_epoch_that_begins_again_is_told(name):
+    """As in a loop that forgets set_epoch, where a sampler with replacement would never draw most images."""
+    one = sampler(name)
+    first = list(one)
+    with pytest.warns(UserWarning, match=r"begins epoch 0 again, with the same batches; call set_epoch\(epoch\)"):
+        assert list(one) == first
+    one.set_epoch(0)  # as asked for
+    assert list(one) == first
 
 
 @every_sampler

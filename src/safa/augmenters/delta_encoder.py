@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.layout import Layout, TailAugmenter, zero_of
+from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
 from safa.augmenters.pairing import same_class_pairs, spread
 from safa.devices import placed
 from safa.errors import UserError, closest
@@ -101,7 +101,7 @@ class DeltaEncoder(TailAugmenter):
         """
         maps = self.as_maps(features)
         if not self.training:
-            return Augmented(features, labels, zero_of(self))
+            return Augmented(features, labels, zero_beside(features))
         source, (read, is_head) = maps.detach(), self.labels_and_heads(labels, len(features))
         sample, reference = placed(features.device, *self._head_pairs(read, is_head))
         if len(sample) == 0:

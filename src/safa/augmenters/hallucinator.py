@@ -78,7 +78,7 @@ class Hallucinator(TailAugmenter):
         """
         maps = self.as_maps(features)
         if not (self.active and self.training):
-            return Augmented(features, labels, zero_of(self))
+            return Augmented(features, labels, zero_beside(features))
         _, is_head = self.labels_and_heads(labels, len(features))
         (tail,) = placed(features.device, (~is_head).nonzero().squeeze(1).repeat(self.copies))
         if len(tail) == 0:

@@ -118,7 +118,11 @@ class TailAugmenter(nn.Module):
 
 
 def zero_of(module: nn.Module) -> Tensor:
-    """A differentiable 0 that touches every parameter: DDP waits for each of them, on every rank."""
+    """A differentiable 0 that touches every parameter: DDP waits for each of them, on every rank.
+
+    For a batch that has nothing to pair, while others have. Not for an idle augmenter: a gradient of 0 lets weight
+    decay and momentum move what should stand still.
+    """
     wide = (p.sum(dtype=torch.promote_types(p.dtype, torch.float32)) for p in module.parameters())
     return torch.stack([*wide]).sum().float() * 0.0
 

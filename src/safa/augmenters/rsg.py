@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safa.augmenters.layout import Layout, TailAugmenter, zero_of
+from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
 from safa.augmenters.pairing import random_pairs
 from safa.devices import CPU, placed
 from safa.errors import UserError
@@ -38,7 +38,7 @@ class RSG(TailAugmenter):
         - ``active`` stands for the code's "epoch above the threshold". Idle, L_cesc trains the centres and Q,
           and T stands still; active, T learns, and Q is frozen. What stands still has ``requires_grad`` off,
           so that weight decay leaves it alone: set ``active`` before the module is wrapped in DDP, and wrap
-          it anew when it changes.
+          it anew when it changes. Give the optimizer all parameters, not those that require gradients just then.
         - The authors' command has two GPUs under DataParallel: rows are paired there, and batch norm sees them, in
           halves of the batch.
         - Pairs for Q are random. The code pairs row i with row i + n/2, which is the same in a shuffled batch
@@ -104,7 +104,9 @@ class RSG(TailAugmenter):
             UserError: if the features have another number of channels or dimensions than RSG was built for.
         """
         maps = self.as_maps(features)
-        if not self.training or len(labels) == 0:
+        if not self.training:
+            return Augmented(features, labels, zero_beside(features))
+        if len(labels) == 0:
             return Augmented(features, labels, zero_of(self))
         source, (_, is_head) = maps.detach(), self.labels_and_heads(labels, len(features))
         assignment = self.assign(source, labels)

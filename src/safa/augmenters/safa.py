@@ -84,7 +84,7 @@ class SAFA(TailAugmenter):
         """
         maps = self.as_maps(features)
         if not (self.training and (self.active or self.learns_while_idle)):
-            return Augmented(features, labels, zero_of(self))
+            return Augmented(features, labels, zero_beside(features))
         source = maps.detach() if self.reading.detach else maps
         read, is_head = self.labels_and_heads(labels, len(features))
         positions = maps.shape[2] * maps.shape[3]
