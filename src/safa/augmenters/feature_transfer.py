@@ -33,7 +33,8 @@ class FeatureTransfer(TailAugmenter):
         energy: share of the variance that Q keeps, in (0, 1]; 0.95 as published.
         momentum: of the running means, per batch in which the class occurs.
         covariance_momentum: of the running covariance, per batch with head rows.
-        refresh_every: training steps between two decompositions.
+        refresh_every: training steps between two decompositions. The first is of one batch alone, and where that has
+            a row or none of each head class, rows are copies of means until the next: be idle for as long.
         rectify: generated features do not fall below the smallest real one.
 
     Reading:
