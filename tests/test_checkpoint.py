@@ -53,6 +53,7 @@ def test_what_does_not_fit_in_memory_is_not_called_damaged(error, tmp_path, monk
     def no_room(*_, **__):
         raise error
 
+    checkpoint.save(tmp_path / "state.pt", STATE)
     monkeypatch.setattr(torch, "load", no_room)
     with pytest.raises(UserError, match=r"too little memory to read .*state\.pt, which may be whole; free some"):
         checkpoint.load(tmp_path / "state.pt")
@@ -65,6 +66,17 @@ def test_a_checkpoint_that_is_cut_short_is_called_damaged(share, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match=r"state\.pt is no checkpoint of safa, or is damaged"):
+        checkpoint.load(path)
+
+
+def test_a_hole_in_a_tensor_is_not_taken_for_weights(tmp_path):
+    """As after a power cut; the archive around it is whole."""
+    path, weights = tmp_path / "state.pt", torch.full((100,), 0.1)
+    checkpoint.save(path, {"model": {"weight": weights}})
+    content, held = path.read_bytes(), weights.numpy().tobytes()
+    assert held in content
+    path.write_bytes(content.replace(held, held[:200] + bytes(200)))
+    with pytest.raises(UserError, match=r"state\.pt is no checkpoint of safa, or is damaged; .*checksum .* is wrong"):
         checkpoint.load(path)
 
 

@@ -581,6 +581,16 @@ def test_report_draws_differences_in_the_terminal_as_its_other_tables(call, comp
     assert "|" not in printed
 
 
+def test_report_of_a_baseline_alone_names_the_rows_that_share_its_method(call, tmp_path, compared):
+    lines = [json.loads(line) for line in (compared[0] / "lines.jsonl").read_text().splitlines()]
+    alone = {**lines[0], "dataset": "cifar10"}
+    changed = [{**line, "changes": ["batch_size=8"]} for line in lines]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (alone, *changed)))
+    printed = call("report", tmp_path / "lines.jsonl", "--baseline", "LDAM-DRW")[1]
+    others = "rows of that method with other settings are LDAM-DRW (batch_size=8)"
+    assert printed.endswith(f"nothing was run beside LDAM-DRW to compare with it; {others}\n")
+
+
 @pytest.mark.parametrize("options", [[], ["--markdown"]])
 def test_report_of_a_baseline_alone_has_no_empty_table(options, call, compared):
     out, _ = compared
@@ -914,7 +924,7 @@ def test_a_mistake_is_one_sentence_in_a_real_process_too():
         ("report absent.jsonl", "no file absent.jsonl"),
         ("report", "name run folders, files of result lines, or a table of the paper such as table1"),
         ("report table1", "there is no folder 'results' here to read result lines from"),
-        ("report table9", "no folder 'results' here"),
+        ("report table9", "no table 'table9' of the paper; there are table1, table5, table6"),
         ("report table1 absent.jsonl", "no file absent.jsonl"),
         ("report table1 --output page.html", "table1 has no page, baseline or chart; leave out --output"),
         ("report table1 --features f.svg", "table1 has no page, baseline or chart; leave out --features"),
@@ -982,6 +992,23 @@ def test_a_run_with_a_damaged_checkpoint_is_a_users_mistake(mistake, tiny_recipe
         assert "is no checkpoint of safa, or is damaged" in mistake(*command)
     (run / "result.json").unlink()
     assert "is no checkpoint of safa, or is damaged" in mistake("train", "--resume", run)
+
+
+def test_an_interruption_after_the_last_epoch_says_how_to_go_on(call, files, tmp_path, monkeypatch):
+    from safa import runs
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("run", "compare"):
+        monkeypatch.setattr(runs, name, interrupted)
+    train = "train", files[0], "--out", tmp_path
+    assert call(*train) == (130, "", "safa: interrupted\n")  # before there is a folder to go on with
+    run = tmp_path / "drw-seed0"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("")
+    assert call(*train)[:2] == (130, f"interrupted; go on with: safa train --resume {run}\n")
+    assert call("compare", *files, "--out", tmp_path)[:2] == (130, "interrupted; the same command goes on from there\n")
 
 
 def test_an_interruption_outside_training_is_no_traceback(call, monkeypatch):

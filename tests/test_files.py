@@ -97,6 +97,16 @@ def test_a_failure_at_any_step_keeps_the_old_content_and_leaves_no_half_file(ste
     assert_untouched(file)
 
 
+def test_where_there_was_nothing_before_nothing_is_said_of_it(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError) as error:
+        write_atomically(tmp_path / "new", b"new")
+    assert str(error.value) == f"cannot write {tmp_path / 'new'}: No space left on device"
+
+
 class _Failing:
     """A file whose ``write`` fails after half of the content, as on a disk that is full."""
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from safa.errors import UserError
-from safa.job import Job, dataset_name, describe, job_of
+from safa.job import Job, dataset_name, describe, job_of, refuse_other_names
 
 
 @pytest.mark.parametrize("lacking", ["recipe.yaml", "data.json"])
@@ -19,6 +19,15 @@ def test_a_folder_that_is_no_run_is_called_so(lacking, tiny_run, tmp_path):
     (copied / lacking).unlink()
     with pytest.raises(UserError, match=f"is no run folder: it has no {lacking}"):
         job_of(copied)
+
+
+@pytest.mark.parametrize("key", ["changes", "class_names"])
+def test_a_card_that_holds_another_kind_is_called_so(key, tiny_run, tiny_recipe, tiny_data, tmp_path):
+    copied = shutil.copytree(tiny_run, tmp_path / "copied")
+    card = json.loads((copied / "data.json").read_text())
+    (copied / "data.json").write_text(json.dumps({**card, key: None}))
+    with pytest.raises(UserError, match=rf"data\.json: {key} is a list, got None; delete the run's result\.json"):
+        job_of(copied) if key == "changes" else refuse_other_names(Job("tiny", tiny_recipe, copied), tiny_data)
 
 
 def test_the_job_of_a_run_is_what_it_was_made_for(tiny_run, tiny_recipe):

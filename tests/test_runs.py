@@ -248,6 +248,13 @@ def test_a_finished_run_is_not_run_again(tiny_run, tiny_recipe, said):
     assert {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()} == before
 
 
+def test_a_result_that_is_no_line_is_called_so(tiny_run, tiny_recipe, tmp_path):
+    copied = shutil.copytree(tiny_run, tmp_path / "tiny")
+    (copied / "result.json").write_text(json.dumps({**result_of(tiny_run), "recipe": None}))
+    with pytest.raises(UserError, match=r"result\.json: recipe is a text, got None"):
+        runs.run(Job("tiny", tiny_recipe, copied), Machine())
+
+
 def test_a_folder_belongs_to_one_recipe(tiny_run, tiny_recipe):
     with pytest.raises(UserError, match="holds a run of another recipe; name another folder with --out, or delete it"):
         runs.run(Job("tiny", replace(tiny_recipe, seed=3), tiny_run), Machine())

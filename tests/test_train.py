@@ -130,8 +130,9 @@ def test_a_full_disk_stops_the_run_and_loses_no_earlier_checkpoint(trainer_of, m
         saved(path, state)
 
     monkeypatch.setattr(checkpoint, "save", save)
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(UserError, match="No space left on device") as error:
         trainer.run()
+    assert str(error.value).endswith(f"; once it can be written, go on with: safa train --resume {trainer.folder}")
     assert checkpoint.load(trainer.folder / CHECKPOINT)["done"] == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ def load(path: Path) -> dict[str, Any]:
     """Read what ``save`` wrote, on the CPU.
 
     Raises:
-        UserError: if the file is missing, cannot be read, is cut short, or holds anything but tensors and plain
-            containers.
+        UserError: if the file is missing, cannot be read, is cut short or damaged, or holds anything but tensors and
+            plain containers.
     """
     try:
+        _refuse_torn(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}") from error
@@ -53,6 +55,14 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path} is no checkpoint of safa: it holds a {type(state).__name__}; delete it to train anew")
     return dict(state)
+
+
+def _refuse_torn(path: Path) -> None:
+    """torch does not look at the checksums that it wrote beside its tensors, so a hole in the file would be weights."""
+    with zipfile.ZipFile(path) as archive:
+        torn = archive.testzip()
+    if torn is not None:
+        raise zipfile.BadZipFile(f"the checksum of {torn} is wrong")
 
 
 class StageCache:

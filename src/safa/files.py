@@ -20,7 +20,7 @@ RECIPE, CARD = "recipe.yaml", "data.json"
 # Seconds to wait for a folder: processes that decode images for a killed one hold it until they notice, within five.
 LOCK_TIMEOUT = 6.0
 
-_REWRITE = (
+REWRITE = (
     "delete the run's result.json and train its recipe again, without --resume: the run goes on from its checkpoint "
     "and writes its files anew"
 )
@@ -55,8 +55,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; what was there before is untouched") from error
+        kept = "; what was there before is untouched" if path.exists() else ""
+        raise UserError(f"cannot write {path}: {error.strerror or error}{kept}") from error
     finally:
         with contextlib.suppress(OSError):  # there is none any more when all went well
             beside.unlink()
@@ -184,7 +184,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; {_REWRITE}") from error
+        raise UserError(f"cannot read {path}: {error}; {REWRITE}") from error
     if not isinstance(plain, dict):
-        raise UserError(f"{path} is not a JSON object; {_REWRITE}")
+        raise UserError(f"{path} is not a JSON object; {REWRITE}")
     return plain

@@ -12,7 +12,7 @@ from safa import recipe as recipes
 from safa.catalog import own_code, source_hash, with_own_code
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
-from safa.files import CARD, RECIPE, expanded, read_json, readable, write_atomically
+from safa.files import CARD, RECIPE, REWRITE, expanded, read_json, readable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,15 @@ def job_of(folder: Path, root: str | None = None) -> Job:
     _check_folder(folder)
     recipe = recipes.load(folder / RECIPE, [recipes.override("data.root", root)] if root else [])
     described = read_json(folder / CARD)
-    return Job(str(described.get("recipe", folder.name)), recipe, folder, tuple(described.get("changes", ())))
+    changes = tuple(_list_in(folder / CARD, described, "changes", []))
+    return Job(str(described.get("recipe", folder.name)), recipe, folder, changes)
+
+
+def _list_in(card: Path, described: dict[str, Any], key: str, default: list[str]) -> list[str]:
+    found = described.get(key, default)
+    if not isinstance(found, list):
+        raise UserError(f"{card}: {key} is a list, got {found!r}; {REWRITE}")
+    return found
 
 
 def _check_folder(run: Path) -> None:
@@ -105,8 +113,8 @@ def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
 
 def refuse_other_names(job: Job, data: LongTailed) -> None:
     """Raise a UserError if classes were called otherwise when the job's run was trained; a page has one name each."""
-    now = list(data.source.class_names)
-    then = read_json(job.folder / CARD).get("class_names", now)
+    now, card = list(data.source.class_names), job.folder / CARD
+    then = _list_in(card, read_json(card), "class_names", now)
     if then != now:
         old, new = next((old, new) for old, new in zip(then, now, strict=True) if old != new)
         raise UserError(

@@ -91,10 +91,9 @@ def _try_network(parts: Parts, stage: recipes.Stage, model: nn.Module, criterion
         with _explained(f"{name} cannot take images of {size} x {size} pixels"):
             logits = model.eval()(images)
         if getattr(logits, "shape", None) != (2, parts.data.num_classes):
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(
                 f"{name} must give one logit per image and class, shape (2, {parts.data.num_classes}) for two "
-                f"images; it gives {got}"
+                f"images; it gives {_kind_of(logits)}"
             )
         losses = []
         for kind, given in labels.items():
@@ -104,7 +103,13 @@ def _try_network(parts: Parts, stage: recipes.Stage, model: nn.Module, criterion
     expected = () if stage.reweighting is None else (2,)
     for loss in losses:
         if getattr(loss, "shape", None) != expected:
-            raise UserError(f"loss {stage.loss.name!r} must give a tensor of shape {expected}; it gives {loss!r}")
+            raise UserError(
+                f"loss {stage.loss.name!r} must give a tensor of shape {expected}; it gives {_kind_of(loss)}"
+            )
+
+
+def _kind_of(made: Any) -> str:
+    return f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
 
 
 def _refuse_memory(name: str, criterion: nn.Module, before: Mapping[str, Any]) -> None:

@@ -169,6 +169,7 @@ def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
     if not path.exists():
         return None
     line = read_json(path)
+    lines.check(line, str(path))
     cached = f"; what {machine.cache} has of it is taken from there" if machine.cache else ""
     machine.say(f"{job.folder} was finished before; delete it to train anew{cached}")
     # No Accelerator, which would want what the run was trained on.

@@ -218,7 +218,7 @@ class Trainer:
             return
         self._restore(state)
         if own is None and self.accelerator.is_main_process:  # if nothing is left to train, it will save nothing else
-            checkpoint.save(self.folder / CHECKPOINT, state)
+            self._write(state)
 
     def _known_prefix(self) -> dict[str, Any] | None:
         known = (epoch for epoch in reversed(self.plan) if self.cache is not None and epoch.key in self.cache)
@@ -250,9 +250,15 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         state = self.state()
-        checkpoint.save(self.folder / CHECKPOINT, state)
+        self._write(state)
         if self.cache is not None and self.step == 0 and epoch.key in self.save_at:
             self.cache.save(epoch.key, {**state, "reused_epochs": 0})
+
+    def _write(self, state: dict[str, Any]) -> None:
+        try:
+            checkpoint.save(self.folder / CHECKPOINT, state)
+        except UserError as error:
+            raise UserError(f"{error}; once it can be written, go on with: {files.resumed_by(self.folder)}") from error
 
     def _write_log(self) -> None:
         if self.accelerator.is_main_process:

@@ -65,12 +65,30 @@ def test_what_is_no_recipe_is_called_so(content, message, tmp_path):
         recipes.load(path)
 
 
-def test_an_error_says_which_keys_are_not_of_the_file(load):
-    text = "method: x\nstages: [{epochs: 1}]\n"
-    with pytest.raises(UserError, match=r"recipe\.yaml\.precision must be one of .*, got 'bf61'"):
-        load(text + "precision: bf61")
-    with pytest.raises(UserError, match=r"recipe\.yaml with stages\.0\.epochs, seed set\)\.stages\[0\]\.epochs must"):
-        load(text, "stages.0.epochs=x", "seed=3")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.0.epochs=x", "recipe.stages[0].epochs must be of type int, got 'x'"),
+        ("stages.-1.epochs=x", "recipe.stages[0].epochs must be of type int, got 'x'"),
+        ("schedule.milestones.1=x", "recipe.schedule.milestones[1] must be of type int, got 'x'"),
+        ("method=' '", "recipe.method is what tables call the run, so it cannot be empty"),
+        ("model=3", "recipe.model must be a mapping, got 3"),
+        ("model.nme=3", "recipe.model has no key 'nme'"),
+        ("nme=3", "recipe has no key 'nme'"),
+        ("precision=bf61", "recipe.precision must be one of float32, bf16, fp16, got 'bf61'"),
+    ],
+)
+def test_an_error_in_what_was_set_names_that_and_not_the_file(override, message, load):
+    text = "method: x\nstages: [{epochs: 1}]\nschedule: {milestones: [1, 2]}\n"
+    with pytest.raises(UserError) as error:
+        load(text, "seed=3", override)
+    assert str(error.value).startswith(f"{override}: {message}")
+
+
+@pytest.mark.parametrize("overrides", [(), ("seed=3", "stages.0.evaluate_every=2")])
+def test_an_error_in_what_the_file_says_names_the_file(overrides, load):
+    with pytest.raises(UserError, match=r"/recipe\.yaml\.stages\[0\]\.epochs must be of type int, got 'x'"):
+        load("method: x\nstages: [{epochs: x}]\n", *overrides)
 
 
 def test_a_missing_file_is_named(tmp_path):

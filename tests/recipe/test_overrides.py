@@ -74,6 +74,8 @@ def test_an_override_changes_one_stage_alone_even_if_yaml_repeats_it(load):
     ("override", "message"),
     [
         ("clip", "an override is KEY=VALUE"),
+        ("=3", "an override names a key, such as data.imbalance_factor=50, got '=3'"),
+        ("stages..epochs=3", "an override names a key"),
         ("stages.2.epochs=1", "'2' is not the number of one of 2 stages, 0-based"),
         ("stages.one.epochs=1", "'one' is not the number"),
         ("schedule.milestones.7=4", "'7' is not the number of one of 2 milestones, 0-based"),

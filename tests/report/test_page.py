@@ -196,6 +196,16 @@ def test_broken_files_are_reported_and_the_page_is_written(tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_damage_inside_a_compressed_array_is_reported_and_the_page_is_written(tmp_path):
+    folder = write_run(tmp_path / "bare", **DIGITS)
+    arrays = np.random.RandomState(0).randint(0, 10, (2, 2000))
+    np.savez_compressed(folder / "predictions.npz", labels=arrays[0], predictions=arrays[1])
+    content = bytearray((folder / "predictions.npz").read_bytes())
+    content[200:240] = bytes(byte ^ 255 for byte in content[200:240])
+    (folder / "predictions.npz").write_bytes(content)
+    assert "predictions.npz is broken (error)" in section(written(tmp_path, [folder]), "mistakes")
+
+
 def test_a_class_that_is_never_predicted_and_one_without_test_images(tmp_path):
     folder = write_run(tmp_path / "never", **BARE, never_predicted=(9,))
     with np.load(folder / "predictions.npz") as stored:

@@ -93,7 +93,7 @@ def _report_lines(paths: list[str], output: str | None, baseline: str | None, ma
     if baseline is not None:
         baseline = _row_called(baseline, lines)
         alike = alike_within_seeds(lines, baseline)
-        _show_pairs(paired(alike if baseline in labels(alike) else lines, baseline), baseline, markdown)
+        _show_pairs(paired(alike if baseline in labels(alike) else lines, baseline), baseline, labels(lines), markdown)
     if output is not None:
         if not folders:
             raise UserError(
@@ -113,11 +113,13 @@ def _row_called(name: str, lines: list[dict[str, Any]]) -> str:
     return rows.pop() if len(rows) == 1 else name
 
 
-def _show_pairs(pairs: list[Paired], baseline: str, markdown: bool) -> None:
+def _show_pairs(pairs: list[Paired], baseline: str, known: Sequence[str], markdown: bool) -> None:
     from safa.report import tables
 
     if not pairs:
-        say(f"nothing was run beside {baseline} to compare with it")
+        rows = [label for label in dict.fromkeys(known) if label.startswith(f"{baseline} (")]
+        others = f"; rows of that method with other settings are {', '.join(rows)}" if rows else ""
+        say(f"nothing was run beside {baseline} to compare with it{others}")
     elif markdown:
         say(f"\n{tables.paired_to_markdown(pairs)}")
     else:
@@ -198,8 +200,9 @@ def _is_paper_table(path: str) -> bool:
 
 def _paper_table(name: str, sources: list[str], imbalance_factor: float | None = None) -> Any:
     from safa import library
-    from safa.report import paper_table
+    from safa.report import paper, paper_table
 
+    paper.table(name)  # a name that is none is told before a folder that is missing
     lines = _lines(sources or [_results_folder()])
     return paper_table.beside_paper(name, lines, [*settings(library.folder(), every=True).values()], imbalance_factor)
 
@@ -249,8 +252,10 @@ def _fill(text: Path, made: dict[str, str], further: dict[str, str] | None = Non
 
     try:
         former = text.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {text}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {text}: {error.strerror or error}; name a text file with markers") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{text} is not a text file in UTF-8, so it has no markers") from error
     filled = readme.update(former.replace("\r\n", "\n"), made, further)
     write_atomically(text, (filled.replace("\n", "\r\n") if "\r\n" in former else filled).encode())
 

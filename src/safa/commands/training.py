@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from safa import library
 from safa.commands.console import out, say
 from safa.errors import UserError
-from safa.files import readable, resumed_by
+from safa.files import RECIPE, readable, resumed_by
 from safa.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     except Stopped as stopped:
         say(f"{stopped}; go on with: {resumed_by(job.folder)}{_again(options)}")
         return 128 + stopped.signal_number
+    except KeyboardInterrupt:  # not between two steps, where it is a Stopped
+        if not (job.folder / RECIPE).exists():
+            raise
+        say(f"interrupted; go on with: {resumed_by(job.folder)}{_again(options)}")
+        return 128 + signal.SIGINT
     if is_first_process():
         _finish([job], [line], job.folder / "report.html")
     return 0
@@ -89,6 +95,9 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     except Stopped as stopped:
         say(f"{stopped}; the same command goes on from there")
         return 128 + stopped.signal_number
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from there")
+        return 128 + signal.SIGINT
     if not is_first_process():  # it has lines of those runs alone that were finished before
         return 0
     baseline = labels(lines)[0]

@@ -290,7 +290,7 @@ def _report(listing: Listing, errors: Sequence[CorruptImageError], on_corrupt: O
         raise UserError(
             f"{len(errors)} of the image files of {listing.name!r} cannot be read: {listed}; "
             f"mend or remove them, or skip them with --on_corrupt skip, in training with --set data.on_corrupt=skip "
-            f"(in Python on_corrupt='skip')"
+            f"(in Python on_corrupt='skip'); a run that was trained on them wants them back as they were"
         )
     return tuple(listing.shown(Path(error.file)) for error in errors)
 

@@ -202,7 +202,7 @@ def _card(strings: Mapping[str, Any], where: str) -> Card:
         plain = {key: json.loads(strings[key]) for key in _KEYS}
     except ValueError as error:
         raise UserError(f"{where} has metadata that are no JSON: {error}") from error
-    whole = recipes.from_plain({"method": "", "stages": [{"epochs": 0}], "model": plain["model"]}, where)
+    whole = recipes.from_plain({"method": "none", "stages": [{"epochs": 0}], "model": plain["model"]}, where)
     return Card.from_plain(plain, whole.model, where)
 
 

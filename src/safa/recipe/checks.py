@@ -15,6 +15,8 @@ def check(recipe: Recipe, where: str) -> None:
     Raises:
         UserError: with the value's place, which begins with ``where``.
     """
+    if not recipe.method.strip():
+        raise UserError(f"{where}.method is what tables call the run, so it cannot be empty")
     if not recipe.stages:
         raise UserError(f"{where}.stages is empty; a run needs at least one stage")
     for index, stage in enumerate(recipe.stages):

@@ -11,7 +11,7 @@ import yaml
 from safa.errors import UserError
 from safa.recipe.checks import check, refuse_idle_cuts
 from safa.recipe.fields import Recipe
-from safa.recipe.overrides import apply_override
+from safa.recipe.overrides import apply_override, is_at
 from safa.recipe.plain import read, to_plain
 from safa.recipe.text import dumped, parsed
 
@@ -36,8 +36,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         apply_override(plain, override)
     keys = [override.partition("=")[0] for override in overrides]
-    # An error must not send a user to the file for a value that came from elsewhere.
-    recipe = from_plain(plain, f"({path} with {', '.join(keys)} set)" if keys else str(path))
+    try:
+        recipe = from_plain(plain, str(path))
+    except UserError as error:
+        place = str(error).removeprefix(str(path))
+        given = [override for override in overrides if is_at(place, override)]
+        if not given:
+            raise
+        # It must not send a user to the file for a value that came from elsewhere.
+        raise UserError(f"{given[-1]}: recipe{place}") from error
     refuse_idle_cuts(recipe.data, [key.removeprefix("data.") for key in keys if key.startswith("data.")])
     return recipe
 

@@ -32,6 +32,8 @@ def apply_override(plain: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise UserError(f"an override is KEY=VALUE, such as data.imbalance_factor=50, got {override!r}")
+    if not all(key.split(".")):
+        raise UserError(f"an override names a key, such as data.imbalance_factor=50, got {override!r}")
     *parents, last = key.split(".")
     place: Any = plain
     name = "items"  # of the list that ``place`` is
@@ -54,6 +56,18 @@ def apply_override(plain: dict[str, Any], override: str) -> None:
         place[int(last)] = value
     else:
         place[last] = value
+
+
+def is_at(place: str, override: str) -> bool:
+    """Whether what a message begins with, such as ``.stages[1].epochs must be``, is what an override has set."""
+    *parents, last = override.partition("=")[0].split(".")
+    inside = "".join(map(_place_of, parents))
+    return re.match(rf"{inside}({_place_of(last)}(?!\w)| has no key {re.escape(repr(last))})", place) is not None
+
+
+def _place_of(part: str) -> str:
+    """Pattern of what a message calls a part of a key; an index may count from the end, which a message never does."""
+    return r"\[\d+\]" if re.fullmatch(r"-\d+", part) else rf"\[{part}\]" if part.isdigit() else rf"\.{re.escape(part)}"
 
 
 def _item(items: list[Any], index: str, key: str, name: str) -> Any:

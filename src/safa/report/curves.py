@@ -99,7 +99,7 @@ def _stage_name(stage: object) -> str:
 
 
 def _names(comparison: Comparison, part: str) -> list[str]:
-    return list(dict.fromkeys(name for run in comparison.runs for line in run.log for name in line.get(part) or {}))
+    return list(dict.fromkeys(name for run in comparison.runs for line in run.log for name in _mapping(line, part)))
 
 
 def _logged(part: str, name: str) -> Figure:
@@ -107,8 +107,13 @@ def _logged(part: str, name: str) -> Figure:
 
 
 def _inside(line: Line, part: str, key: str) -> object:
+    return _mapping(line, part).get(key)
+
+
+def _mapping(line: Line, part: str) -> Line:
+    """A part of a line of the log; empty where there is none."""
     inner = line.get(part)
-    return inner.get(key) if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _curves(comparison: Comparison, figure: Figure) -> dict[str, Curve]:

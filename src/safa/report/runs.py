@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -159,7 +160,7 @@ def _arrays(file: Path, keys: tuple[str, ...], missing: dict[str, str]) -> dict[
         # Opened here, for np.load leaves a broken file open.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             arrays = {key: np.asarray(stored[key]) for key in keys}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         missing[file.name] = f"{file.name} is broken ({type(error).__name__})"
         return None
     except KeyError:
