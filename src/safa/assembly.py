@@ -137,11 +137,15 @@ def _class_weights(spec: recipes.Named, class_counts: Sequence[int]) -> Tensor:
     made = build("weighting", spec.name, spec.options, class_counts=class_counts)
     if isinstance(made, Tensor) and made.shape == (len(class_counts),):
         return made
-    got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
     raise UserError(
         f"weighting {spec.name!r} must give one number per class, a tensor of shape ({len(class_counts)},); it gives "
-        f"{got}"
+        f"{kind_of(made)}"
     )
+
+
+def kind_of(made: object) -> str:
+    """What a message says of a thing that should be a tensor of another shape."""
+    return f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
 
 
 def augmenter(

@@ -93,7 +93,7 @@ def _try_network(parts: Parts, stage: recipes.Stage, model: nn.Module, criterion
         if getattr(logits, "shape", None) != (2, parts.data.num_classes):
             raise UserError(
                 f"{name} must give one logit per image and class, shape (2, {parts.data.num_classes}) for two "
-                f"images; it gives {_kind_of(logits)}"
+                f"images; it gives {assembly.kind_of(logits)}"
             )
         losses = []
         for kind, given in labels.items():
@@ -104,12 +104,8 @@ def _try_network(parts: Parts, stage: recipes.Stage, model: nn.Module, criterion
     for loss in losses:
         if getattr(loss, "shape", None) != expected:
             raise UserError(
-                f"loss {stage.loss.name!r} must give a tensor of shape {expected}; it gives {_kind_of(loss)}"
+                f"loss {stage.loss.name!r} must give a tensor of shape {expected}; it gives {assembly.kind_of(loss)}"
             )
-
-
-def _kind_of(made: Any) -> str:
-    return f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
 
 
 def _refuse_memory(name: str, criterion: nn.Module, before: Mapping[str, Any]) -> None:
