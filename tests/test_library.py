@@ -30,15 +30,12 @@ STRONG = [name for name in library.names() if name.startswith("strong/")]
 COSINE = [name for name in CONTROLS if name.startswith("cosine/")]
 PAPERS = ("table1/", "table6/", "controls/")
 CIFARS = ("cifar10", "cifar100")
+THAT_WON = "tenth-rate-ordinary-batches"
 ADJUSTED = [
     *(("controls/cifar100", row) for row in ("ldam-drw", "ldam-drw-safa")),
-    *(
-        (f"averaged/{dataset}", row)
-        for dataset in (*CIFARS, "fashion-mnist")
-        for row in ("ldam-drw", "tenth-rate-ordinary-batches")
-    ),
+    *((f"averaged/{dataset}", row) for dataset in (*CIFARS, "fashion-mnist") for row in ("ldam-drw", THAT_WON)),
+    *(("bases/cifar100", row) for row in ("ce-drw", f"ce-drw-safa-{THAT_WON}")),
 ]
-THAT_WON = "tenth-rate-ordinary-batches"
 TERMS = {
     "l-r": "reconstruction",
     "l-ms-t": "mode_seeking_tail",
