@@ -227,13 +227,22 @@ def test_the_ablation_leaves_out_every_term_of_the_averaged_row_at_a_tenth_of_th
         assert replace(whole, method=ablated.method, stages=stages) == ablated
 
 
-@pytest.mark.parametrize(("base", "loss"), [("ce", None), ("focal", recipes.Named("focal"))])
+LOSS_OF_BASE = {"ce": recipes.Stage(1).loss, "focal": recipes.Named("focal")}
+
+
 @pytest.mark.parametrize(
-    ("row", "same_as", "common"), [("drw", "ldam-drw", 180), (f"drw-safa-{THAT_WON}", THAT_WON, 160)]
+    ("base", "row", "same_as", "common"),
+    [
+        ("ce", "drw", "ldam-drw", 180),
+        ("ce", f"drw-safa-{THAT_WON}", THAT_WON, 160),
+        ("ce", "drw-raw-delta-ordinary-batches", "ldam-drw-raw-delta-ordinary-batches", 160),
+        ("focal", "drw", "ldam-drw", 180),
+        ("focal", f"drw-safa-{THAT_WON}", THAT_WON, 160),
+    ],
 )
-def test_other_bases_have_the_averaged_stage_after_a_trunk_of_their_own_loss(base, loss, row, same_as, common):
+def test_other_bases_have_the_averaged_stage_after_a_trunk_of_their_own_loss(base, row, same_as, common):
     averaged, recipe = load(f"averaged/cifar100/{same_as}"), load(f"bases/cifar100/{base}-{row}")
-    stages = tuple(replace(stage, loss=loss or recipes.Stage(1).loss) for stage in averaged.stages)
+    stages = tuple(replace(stage, loss=LOSS_OF_BASE[base]) for stage in averaged.stages)
     linear = recipes.Model(recipes.Named("resnet32"))
     assert replace(averaged, method=recipe.method, stages=stages, model=linear) == recipe
     assert shared(f"bases/cifar100/{base}-drw", f"bases/cifar100/{base}-{row}") == common
