@@ -251,7 +251,7 @@ def test_a_finished_run_is_not_run_again(tiny_run, tiny_recipe, said):
 def test_a_result_that_is_no_line_is_called_so(tiny_run, tiny_recipe, tmp_path):
     copied = shutil.copytree(tiny_run, tmp_path / "tiny")
     (copied / "result.json").write_text(json.dumps({**result_of(tiny_run), "recipe": None}))
-    with pytest.raises(UserError, match=r"result\.json: recipe is a text, got None"):
+    with pytest.raises(UserError, match=r"result\.json: recipe is a text, got None; delete the run's result\.json"):
         runs.run(Job("tiny", tiny_recipe, copied), Machine())
 
 
@@ -260,13 +260,13 @@ def test_a_folder_belongs_to_one_recipe(tiny_run, tiny_recipe):
         runs.run(Job("tiny", replace(tiny_recipe, seed=3), tiny_run), Machine())
 
 
-def test_where_images_lie_and_how_often_it_is_tested_is_not_another_recipe(tiny_run, tiny_recipe):
+def test_where_images_lie_and_how_often_it_is_tested_is_not_another_recipe(tiny_run, tiny_recipe, tiny_data):
     moved = replace(
         tiny_recipe,
         data=replace(tiny_recipe.data, root="elsewhere"),
         stages=tuple(replace(stage, evaluate_every=9) for stage in tiny_recipe.stages),
     )
-    assert runs.run(Job("tiny", moved, tiny_run), Machine()) == result_of(tiny_run)
+    assert runs.run(Job("tiny", moved, tiny_run), Machine(), tiny_data) == result_of(tiny_run)
 
 
 def write_photos(folder: Path, seed: int) -> None:

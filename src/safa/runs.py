@@ -15,7 +15,7 @@ from safa.checkpoint import CHECKPOINT, StageCache
 from safa.data.dataset import LongTailed, load
 from safa.deploy import network
 from safa.errors import UserError
-from safa.files import read_json, write_atomically
+from safa.files import write_atomically
 from safa.job import Job, describe, edited_since, job_of, refuse_another_recipe, refuse_other_images, refuse_other_names
 from safa.machine import Machine, accelerator_for, on_cpu
 from safa.parts import Parts
@@ -168,8 +168,7 @@ def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
     path = job.folder / RESULT
     if not path.exists():
         return None
-    line = read_json(path)
-    lines.check(line, str(path))
+    line = lines.of_run(path)
     cached = f"; what {machine.cache} has of it is taken from there" if machine.cache else ""
     machine.say(f"{job.folder} was finished before; delete it to train anew{cached}")
     # No Accelerator, which would want what the run was trained on.

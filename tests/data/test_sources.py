@@ -33,6 +33,8 @@ def test_wrong_options_are_refused_before_anything_is_read():
         load_source("digits", image_size=0)
     with pytest.raises(UserError, match="digits has images of 8×8, got image_size 32"):
         load_source("digits", image_size=32)
+    with pytest.raises(UserError, match="digits come with scikit-learn .*, got root 'photos'; leave root out"):
+        load_source("digits", root="photos")
 
 
 def test_every_built_in_set_is_described():

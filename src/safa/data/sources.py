@@ -68,6 +68,8 @@ def _check_options(image_size: int | None, on_corrupt: str) -> None:
 
 def _built_in(name: str, root: str | None, image_size: int | None) -> Source:
     if name == "digits":
+        if root:
+            raise UserError(f"digits come with scikit-learn and lie in no folder, got root {root!r}; leave root out")
         return _source(name, *digits.load(), tuple("0123456789"), "shift", image_size)
     if name == "fashion-mnist":
         return _source(name, *idx.load_fashion_mnist(root), idx.FASHION_CLASSES, "crop_flip", image_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safa.errors import UserError
-from safa.files import readable
+from safa.files import REWRITE, read_json, readable
 
 Line = dict[str, Any]
 
@@ -47,6 +47,20 @@ def read(path: Path | str) -> list[Line]:
     for number, line in numbered:
         check(line, where=f"{path}, line {number}")
     return [line for _, line in numbered]
+
+
+def of_run(path: Path) -> Line:
+    """Read and check the result line in the file ``RESULT`` of a run's folder.
+
+    Raises:
+        UserError: if the file cannot be read, is cut short, or holds anything else; it says how to write it anew.
+    """
+    line = read_json(path)
+    try:
+        check(line, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; {REWRITE}") from None
+    return line
 
 
 def read_objects(path: Path | str) -> list[tuple[int, Line]]:

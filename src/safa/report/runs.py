@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -105,17 +104,9 @@ def _result(folder: Path) -> lines.Line:
     if not folder.is_dir():
         raise UserError(f"no run folder {folder}; give a folder that a training run wrote")
     file = folder / lines.RESULT
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"no result.json in {folder}: the run is not finished; go on with: {resumed_by(folder)}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
-    if not isinstance(result, dict):
-        raise UserError(f"{file} is not a JSON object")
-    lines.check(result, where=str(file))
+    if not file.exists():
+        raise UserError(f"no result.json in {folder}: the run is not finished; go on with: {resumed_by(folder)}")
+    result = lines.of_run(file)
     _check_classes(result, str(file))
     return result
 
