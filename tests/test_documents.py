@@ -106,6 +106,15 @@ def test_every_command_is_one_and_every_recipe_and_setting_of_it_is_there(name):
                     recipes.load(path, given.set)
 
 
+def test_the_version_of_torch_that_the_readme_names_is_the_one_of_the_constraints():
+    named, pinned = (
+        re.findall(r"\btorch==([\d.]+\d)", (ROOT / name).read_text(encoding="utf-8"))
+        for name in ("README.md", "constraints.txt")
+    )
+    assert named == pinned
+    assert len(pinned) == 1
+
+
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 KEYS = {
     "Top level": recipes.Recipe,

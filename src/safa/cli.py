@@ -31,11 +31,11 @@ _OUT_OF_MEMORY = (
 )
 
 EXAMPLES = """examples:
-  safa compare digits/ldam-drw digits/ldam-drw-safa        about a minute; a table and a page
-  safa train images/ldam-drw-safa --data my_photos         your folder: my_photos/train/CLASS/*.jpg
-  safa data my_photos                                      how long the tail is
-  safa list                                                every name a recipe can use
-  safa report table1                                       the paper's Table 1 with what was run beside it
+  safa compare digits/ldam-drw digits/ldam-drw-safa           about a minute; a table and a page
+  safa train images/mixup-balanced-softmax --data my_photos   your folder: my_photos/train/CLASS/*.jpg
+  safa data my_photos                                         how long the tail is
+  safa list                                                   every name a recipe can use
+  safa report table1                                          the paper's Table 1 with what was run beside it
 """
 
 
