@@ -31,6 +31,17 @@ def test_processes_wait_for_hours_while_the_first_tests(tiny_recipe, monkeypatch
     assert handler.to_kwargs()["timeout"] >= timedelta(hours=1)
 
 
+def test_the_environment_divides_no_gradient_and_compiles_no_network(tiny_recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    accelerator = accelerator_for(tiny_recipe, Machine(device="cpu"))
+    weight = torch.nn.Parameter(torch.ones(()))
+    accelerator.backward(3 * weight)
+    assert weight.grad == 3
+    network = torch.nn.Linear(1, 1)
+    assert accelerator.prepare(network) is network
+
+
 @pytest.mark.parametrize("error", [None, UserError("a mistake")])
 def test_a_group_of_processes_is_left_whatever_happens(error):
     with pytest.raises(UserError) if error else nullcontext(), processes():

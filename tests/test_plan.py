@@ -236,6 +236,23 @@ def test_weights_that_a_network_of_the_users_own_begins_with_are_part_of_the_add
     assert now(b"first", "resnet32") == now(b"second", "resnet32")  # an option of the library's is what it says
 
 
+@pytest.mark.parametrize("where", [lambda file: file, lambda file: [file], lambda file: {"of": [1, file]}])
+@pytest.mark.parametrize("kind", ["loss", "weighting", "sampler", "augmenter"])
+def test_a_file_that_an_option_of_the_users_own_names_is_part_of_the_addresses_of_its_stage(tmp_path, kind, where):
+    file = tmp_path / "weights.csv"
+    own = replace(DRW, **{kind: Named("parts_of_nobody:Mine", {"given": where(str(file))})})
+
+    def now(content: str) -> list[str]:
+        file.write_text(content)
+        catalog._content_hash.cache_clear()
+        return keys(run(LDAM, own))
+
+    first, second, again = now("1,2"), now("2,1"), now("1,2")
+    assert first == again
+    assert first[:160] == second[:160]
+    assert not set(first[160:]) & set(second[160:])
+
+
 # --- the epochs --------------------------------------------------------------------------------------------
 
 

@@ -407,6 +407,26 @@ def test_the_logs_of_a_shared_prefix_agree(compared):
     assert [len(log) for log in logs] == [4, 4, 4]
 
 
+def test_a_data_set_that_runs_draw_from_in_ways_of_their_own_is_read_once(
+    tmp_path, machine, tiny_recipe, said, monkeypatch
+):
+    read, source_of = [], runs.source_of
+    monkeypatch.setattr(runs, "source_of", lambda spec: read.append(spec.name) or source_of(spec))
+    write_photos(tmp_path / "photos", seed=0)
+    (tmp_path / "photos" / "other").mkdir()  # no split by its name, which is a remark
+    photos = recipes.Data(str(tmp_path / "photos"), profile="as_found", image_size=8)
+    short = replace(tiny_recipe, stages=(Stage(1),), batch_size=4)
+    specs = {"as it is": photos, "shifted": replace(photos, augmentation=Named("shift"), many_above=3, few_below=2)}
+    jobs = [Job(name, replace(short, data=spec, method=name), tmp_path / name) for name, spec in specs.items()]
+    runs.compare(jobs, machine)
+    assert len(read) == 1
+    assert sum("folders that are no split by their names" in sentence for sentence in said) == 1
+    runs.compare(
+        [*jobs, Job("c", replace(short, data=replace(photos, image_size=9), method="c"), tmp_path / "c")], machine
+    )
+    assert len(read) == 3
+
+
 def test_a_comparison_that_is_finished_trains_nothing(compared, said):
     jobs, found, _, out = compared
     again = runs.compare(jobs, Machine(cache=out / "cache", results=out / "results.jsonl", say=said.append))

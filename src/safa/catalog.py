@@ -190,13 +190,13 @@ def resolve(kind: str, name: str) -> Any:
 def own_code(settings: Any) -> dict[str, str]:
     """What the user's own names in a recipe, or in a part of one, stand for beyond their spelling, as hashes.
 
-    Those of the files with the code, and of the files that options of a backbone name, which hold weights: an edited
-    loss is another, and so is a network that begins with other weights.
+    Those of the files with the code, and of the files that its options name, such as weights: an edited loss is
+    another, and so is a network that begins with other weights.
     """
     found = dict[str, str | None]()
-    for kind, part in _named(settings):
-        if kind == "backbone" and ":" in part["name"]:
-            found |= {value: _content_hash(value) for value in part.values() if isinstance(value, str)}
+    for part in _named(settings):
+        if ":" in part["name"]:
+            found |= {text: _content_hash(text) for text in _texts(part)}
         found[part["name"]] = source_hash(part["name"])
     return {name: value for name, value in found.items() if value is not None}
 
@@ -207,16 +207,26 @@ def with_own_code(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "own_code": own} if own else settings
 
 
-def _named(settings: Any, kind: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The parts of a recipe that have a name, with their options, and the key that they stand under."""
+def _named(settings: Any) -> Iterator[Mapping[str, Any]]:
+    """The parts of a recipe that have a name, with their options."""
     if isinstance(settings, Mapping):
         if isinstance(settings.get("name"), str):
-            yield kind, settings
-        for key, value in settings.items():
-            yield from _named(value, key)
+            yield settings
+        settings = [*settings.values()]
     if isinstance(settings, list):
         for value in settings:
             yield from _named(value)
+
+
+def _texts(settings: Any) -> Iterator[str]:
+    """The texts among the options of a part, however deep they lie."""
+    if isinstance(settings, str):
+        yield settings
+    if isinstance(settings, Mapping):
+        settings = [*settings.values()]
+    if isinstance(settings, list):
+        for value in settings:
+            yield from _texts(value)
 
 
 @functools.cache  # a run reads it once, too

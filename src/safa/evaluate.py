@@ -77,7 +77,11 @@ def error_per_class(predicted: Predictions, num_classes: int) -> Floats:
 
 
 def error_per_group(predicted: Predictions, groups: Mapping[str, NDArray[np.bool_]]) -> dict[str, float | None]:
-    """Top-1 error over the images of each group of classes, in per cent; None for a group without images.  [OLTR]"""
+    """Top-1 error over the images of each group of classes, in per cent; None for a group without images.
+
+    The groups are those of OLTR. Its figure is the mean over a group's classes, which is the same where they have
+    equally many test images, as in the data sets known by name.
+    """
     errors: dict[str, float | None] = {}
     for name, classes in groups.items():
         chosen = classes[predicted.labels]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from safa import recipe as recipes
 from safa.errors import UserError
@@ -70,8 +70,14 @@ def accelerator_for(recipe: recipes.Recipe, machine: Machine) -> Accelerator:
     # Accelerate allows one precision and one device per process, and a comparison or a notebook may need two.
     AcceleratorState._reset_state(reset_partial_state=not _is_distributed())
     waiting = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
-    # Without a GPU, Accelerate forms a group of processes only where the CPU is asked for.
-    return Accelerator(mixed_precision=mixed, cpu=on_cpu(machine), kwargs_handlers=[waiting])
+    return Accelerator(
+        mixed_precision=mixed,
+        cpu=on_cpu(machine),  # without a GPU, it forms a group of processes only where the CPU is asked for
+        # Both are said, for else Accelerate takes them from the environment, and no recipe would tell.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+        kwargs_handlers=[waiting],
+    )
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 from safa import evaluate, files, outcome, precision, provenance
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT, StageCache
-from safa.data.dataset import LongTailed, load
+from safa.data.dataset import LongTailed, draw, load, read_by, source_of
+from safa.data.types import Source
 from safa.deploy import network
 from safa.errors import UserError
 from safa.files import write_atomically
@@ -41,10 +42,10 @@ def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Ite
         UserError: for a mistake in the recipe or the data, before training starts where possible.
         Stopped: when a signal asked for an end; the state is saved.
     """
-    data = data or _load(job.recipe.data, machine)
-    _refuse_mistakes([job], {_data_key(job): data}, machine)
+    loaded = {_data_key(job): data} if data else _load_each_once([job], machine)
+    _refuse_mistakes([job], loaded, machine)
     _say_remarks([job], machine)
-    return _finished(job, machine) or _train(job, data, machine, save_at)
+    return _finished(job, machine) or _train(job, loaded[_data_key(job)], machine, save_at)
 
 
 def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
@@ -132,19 +133,19 @@ def _data_key(job: Job) -> str:
     return json.dumps(recipes.to_plain(job.recipe.data), sort_keys=True)
 
 
-def _load(spec: recipes.Data, machine: Machine) -> LongTailed:
-    data = load(spec)
-    for remark in data.remarks:
-        machine.say(remark)
-    return data
-
-
 def _load_each_once(jobs: Sequence[Job], machine: Machine) -> dict[str, LongTailed]:
+    """The images of every job by ``_data_key``. A data set is read once, however many ways the jobs draw from it."""
+    sources: dict[str, Source] = {}
     loaded: dict[str, LongTailed] = {}
     for job in jobs:
-        key = _data_key(job)
-        if key not in loaded:
-            loaded[key] = _load(job.recipe.data, machine)
+        spec = job.recipe.data
+        place = json.dumps([spec.name, read_by(spec)])
+        if place not in sources:
+            sources[place] = source_of(spec)
+        if _data_key(job) not in loaded:
+            loaded[_data_key(job)] = draw(sources[place], spec)
+    for remark in dict.fromkeys(remark for data in loaded.values() for remark in data.remarks):
+        machine.say(remark)
     return loaded
 
 

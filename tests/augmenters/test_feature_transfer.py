@@ -230,6 +230,18 @@ def test_in_half_precision_statistics_stay_float32_and_do_not_overflow(half):
     assert augmenter().double().means.dtype == torch.float64
 
 
+def test_statistics_that_were_seen_are_not_rounded_by_half_precision():
+    module = augmenter().float()
+    run(module, maps().float())
+    module.covariance.fill_(1e5)  # more than float16 holds
+    before = {name: tensor.clone() for name, tensor in module.named_buffers()}
+    module.half()
+    after = dict(module.named_buffers())
+    assert not torch.equal(before["means"], before["means"].half().float())  # so there was something to round
+    for name in ("means", "covariance", "projection"):
+        assert torch.equal(after[name], before[name]), name
+
+
 def test_the_seed_fixes_the_classes():
     draws = [run(augmenter(), maps(LABELS * 4), LABELS * 4, seed).labels for seed in (4, 4, 5)]
     assert torch.equal(draws[0], draws[1])

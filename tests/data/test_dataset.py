@@ -163,7 +163,7 @@ def test_the_largest_class_has_no_validation_image_where_they_come_from_what_the
 
 
 def facts(**changes: object) -> dict[str, object]:
-    return dict(dataset.load(replace(TAIL, **changes)).facts())
+    return dict(dataset.draw(dataset.source_of(TAIL), replace(TAIL, **changes)).facts())
 
 
 @pytest.mark.parametrize(

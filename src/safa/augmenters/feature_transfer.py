@@ -131,9 +131,13 @@ class FeatureTransfer(TailAugmenter):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What ``half()`` and the like do, except to the statistics: small steps and large sums need float32."""
+        kept = {name: getattr(self, name) for name in ("means", "covariance", "projection")}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name in ("means", "covariance", "projection"):
-            setattr(self, name, lifted(getattr(self, name)))
+        for name, value in kept.items():
+            moved = getattr(self, name)
+            wide = lifted(moved)
+            if wide is not moved:  # from what it was: to lift what has been rounded would keep the rounding
+                setattr(self, name, value.to(wide))
         return self
 
     def get_extra_state(self) -> Tensor:

@@ -132,7 +132,29 @@ def load(spec: recipes.Data) -> LongTailed:
     Raises:
         UserError: when images cannot be had, a class has none or too few, or none has enough to cut a fraction from.
     """
-    source = load_source(spec.name, root=spec.root, image_size=spec.image_size, on_corrupt=spec.on_corrupt)
+    return draw(source_of(spec), spec)
+
+
+def source_of(spec: recipes.Data) -> Source:
+    """Read the images that a recipe draws from.
+
+    Raises:
+        UserError: when they cannot be had.
+    """
+    return load_source(spec.name, **read_by(spec))
+
+
+def read_by(spec: recipes.Data) -> dict[str, Any]:
+    """What of a recipe decides how the images of its data set are read; the rest decides what is drawn from them."""
+    return {"root": spec.root, "image_size": spec.image_size, "on_corrupt": spec.on_corrupt}
+
+
+def draw(source: Source, spec: recipes.Data) -> LongTailed:
+    """Draw the subset a recipe asks for from images that were read for it.
+
+    Raises:
+        UserError: when a class has too few images, or none has enough to cut a fraction from.
+    """
     subset = draw_subset(
         source.train.labels,
         len(source.class_names),

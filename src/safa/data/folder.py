@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
+from collections import ChainMap, Counter
+from collections.abc import Iterator, MutableMapping
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def list_folder(root: Path, name: str) -> Listing:
 
 
 def images_in(
-    folder: Path, entered: dict[Identity, Path] | None = None, others: Counter[str] | None = None
+    folder: Path, entered: MutableMapping[Identity, Path] | None = None, others: Counter[str] | None = None
 ) -> Iterator[Path]:
     """Files that are images by their extension, in a folder and deep down, sorted within each folder.
 
@@ -181,7 +181,8 @@ def _folders(folder: Path) -> list[Path]:
 def _list_split(
     folder: Path, classes: list[Path], root: Path, class_names: tuple[str, ...], others: Counter[str]
 ) -> Split:
-    unknown = [path.name for path in classes if path.name not in class_names]
+    ids = {name: label for label, name in enumerate(class_names)}
+    unknown = [path.name for path in classes if path.name not in ids]
     if unknown:
         raise UserError(
             f"{str(folder)!r} has the class {unknown[0]!r}, which is not among the training classes "
@@ -197,14 +198,13 @@ def _list_split(
     inside: dict[Identity, Path] = {}
     paths, labels = list[Path](), list[int]()
     for class_folder in classes:
-        entered = dict(known)
-        found = list(images_in(class_folder, entered, others))
-        deeper = {identity: path for identity, path in entered.items() if identity not in known}
+        deeper: dict[Identity, Path] = {}
+        found = list(images_in(class_folder, ChainMap(deeper, known), others))
         for identity in deeper.keys() & inside.keys():
             raise _one_folder(inside[identity], deeper[identity])
         inside |= deeper
         paths += found
-        labels += [class_names.index(class_folder.name)] * len(found)
+        labels += [ids[class_folder.name]] * len(found)
     return Split(np.array(labels, dtype=np.int64), paths=tuple(paths))
 
 
