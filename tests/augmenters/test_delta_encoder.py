@@ -118,6 +118,14 @@ def test_reading_generated_features_stay_above_the_smallest_real_one():
         assert torch.equal(made, raw.clamp(min=smallest))
 
 
+def test_the_smallest_real_feature_may_be_one_of_a_head_row():
+    features = maps()
+    features[0, 0, 0, 0] = -0.2  # of class 1, a head class
+    raw, made = (run(trained(rectify=rectify), features).features[8:] for rectify in (False, True))
+    assert ((raw > -0.2) & (raw < 0)).any()
+    assert torch.equal(made, raw.clamp(min=-0.2))
+
+
 def test_reading_generated_rows_are_constants_and_the_reconstruction_trains_everything():
     module, features = trained(), maps().requires_grad_()
     out = run(module, features)

@@ -143,6 +143,14 @@ def test_reading_generated_features_stay_above_the_smallest_real_one():
         assert torch.equal(made, raw.clamp(min=smallest))
 
 
+def test_the_smallest_real_feature_may_be_one_of_a_head_row():
+    features = maps()
+    features[HEAD_ROWS[0], 0, 0, 0] = -0.2
+    raw, made = (run(augmenter(rectify=rectify), features).features[8:] for rectify in (False, True))
+    assert ((raw > -0.2) & (raw < 0)).any()
+    assert torch.equal(made, raw.clamp(min=-0.2))
+
+
 def test_the_projection_is_refreshed_every_so_many_steps():
     module, seen = augmenter(refresh_every=3), []
     for step in range(7):

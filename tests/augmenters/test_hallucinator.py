@@ -63,6 +63,13 @@ def test_generated_rows_follow_the_three_layers_written_out():
     torch.testing.assert_close(out.features[7:], torch.tensor(expected, dtype=torch.float64))
 
 
+def test_features_above_zero_enter_g_as_they_are():
+    module, features = trained(), maps() + 1
+    out = run(module, features)
+    torch.manual_seed(2)
+    assert torch.equal(out.features[7:], module.generate(features[TAIL]))
+
+
 def test_a_row_gets_one_noise_vector_for_all_its_positions():
     module = trained()
     with torch.no_grad():  # 1x1 in effect, so that borders do not differ from the rest

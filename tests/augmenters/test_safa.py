@@ -371,6 +371,15 @@ def test_reading_rectify_rounds_nothing_above_a_floor_below_zero(dtype):
     assert above(moved, -3.0).flatten().tolist() == [max(x, -3.0) for x in moved.flatten().tolist()]
 
 
+def test_reading_rectify_the_floor_is_the_least_of_the_whole_batch_head_rows_included():
+    features = maps()
+    features[1, 0, 0, 0] = -0.2  # of a head class
+    raw, made = (run(trained(rectify=rectify), features).features[7:] for rectify in (False, True))
+    of_tail = features[[row for row, label in enumerate(LABELS) if label not in HEAD]].min()
+    assert ((raw > -0.2) & (raw < of_tail)).any()
+    torch.testing.assert_close(made, raw.clamp(min=-0.2), rtol=0, atol=1e-12)
+
+
 def above(moved: Tensor, floor: float) -> Tensor:
     """What SAFA leaves of moved features at its identity start, whose G adds nothing."""
     safa = augmenter().to(moved.dtype)

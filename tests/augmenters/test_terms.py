@@ -86,6 +86,13 @@ def test_reading_both_kinds_of_pairs_weigh_the_same_whatever_their_numbers():
     torch.testing.assert_close(logits.grad[same].sum(), -logits.grad[~same].sum())
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_pairs_of_one_kind_alone_have_the_gradient_of_half_their_mean(same):
+    logits = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64, requires_grad=True)
+    terms.contrastive(logits, torch.full((3,), same)).backward()
+    torch.testing.assert_close(logits.grad, (logits.detach().sigmoid() - float(same)) / 6)
+
+
 def test_a_sure_and_wrong_pair_classifier_costs_its_logit_and_no_infinity():
     loss = terms.contrastive(torch.tensor([-500.0, 500.0]), torch.tensor([True, False]))
     assert loss.item() == pytest.approx(500)

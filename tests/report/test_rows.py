@@ -67,6 +67,8 @@ def test_runs_of_two_precisions_are_not_averaged_and_both_have_the_papers_figure
 def test_seeds_of_other_training_images_are_marked():
     lines = [*results("CE", [0], subset_sha256="a"), *results("CE", [1], subset_sha256="b")]
     assert [row.mixed for row in summarise([*lines, *results("CE-SAFA", [0, 1], subset_sha256="a")])] == [True, False]
+    again = results("CE", [1], subset_sha256="a")  # of the seed whose earlier line had others
+    assert [row.mixed for row in summarise([*lines, *again])] == [False]
 
 
 def test_a_run_shorter_than_the_papers_is_no_row_of_the_paper():
