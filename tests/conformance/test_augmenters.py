@@ -408,12 +408,14 @@ def test_features_of_another_shape_are_refused_with_the_way_out(name):
         run(augmenter(name), torch.rand(len(LABELS), 3, 2, CHANNELS))
 
 
+@pytest.mark.parametrize("label", [3, 7])
 @every_generating
-def test_a_label_beyond_the_class_counts_is_refused_before_anything_is_learnt(name):
+def test_a_label_beyond_the_class_counts_is_refused_before_anything_is_learnt(name, label):
     built = augmenter(name)
     before = copy.deepcopy(built.state_dict())
-    with pytest.raises(UserError, match="with the counts of 3 classes, so labels are 0 to 2, got 7; class_counts must"):
-        built(torch.rand(3, CHANNELS, 2, 2), torch.tensor([0, 7, 1]))
+    said = f"with the counts of 3 classes, so labels are 0 to 2, got {label}; class_counts must"
+    with pytest.raises(UserError, match=said):
+        built(torch.rand(3, CHANNELS, 2, 2), torch.tensor([0, label, 1]))
     toy.assert_same(built.state_dict(), before)
 
 

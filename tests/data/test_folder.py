@@ -226,6 +226,8 @@ def test_a_class_with_the_name_of_a_split_is_told_what_to_do(tmp_path, name):
 def test_links_that_lead_in_circles_or_to_other_classes_are_not_entered_twice(three):
     (three / "train" / "ant" / "loop").symlink_to(three / "train" / "ant")
     (three / "train" / "ant" / "up").symlink_to(three)
+    (three / "train" / "ant" / "beside").symlink_to(three / "train")
+    shutil.copy(next((three / "train" / "ant").glob("*.*")), three / "train")  # in no class folder, so of no class
     (three / "train" / "ant" / "self").symlink_to(three / "train" / "ant" / "self")
     (three / "train" / "bee" / "cousin").symlink_to(three / "train" / "cat")
     assert np.bincount(load_source(str(three), image_size=32).train.labels).tolist() == [3, 2, 4]

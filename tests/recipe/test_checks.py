@@ -18,6 +18,8 @@ from tests.recipe.conftest import with_keys
         ("data: {image_size: 0}", "image_size is a number of pixels, got 0"),
         ("data: {imbalance_factor: .nan}", "imbalance_factor is largest over smallest class, so at least 1, got nan"),
         ("schedule: {lr: -0.1}", "schedule.lr must be at least 0, got -0.1"),
+        ("schedule: {final: -0.1}", "schedule.final must be at least 0, got -0.1"),
+        ("schedule: {factor: -1}", "schedule.factor must be at least 0, got -1"),
         ("schedule: {warmup_epochs: -1}", "schedule.warmup_epochs must be at least 0, got -1"),
         ("optimizer: {momentum: -1}", "optimizer.momentum must be at least 0, got -1"),
         ("optimizer: {weight_decay: .inf}", "optimizer.weight_decay must be at least 0, got inf"),

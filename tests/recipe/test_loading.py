@@ -91,6 +91,12 @@ def test_an_error_in_what_the_file_says_names_the_file(overrides, load):
         load("method: x\nstages: [{epochs: x}]\n", *overrides)
 
 
+def test_an_error_of_the_file_is_not_that_of_a_key_whose_name_begins_alike(load):
+    with pytest.raises(UserError) as error:
+        load("method: x\nstages: [{epochs: 1}]\ndata: {validation_per_class: x}\n", "data.validation=0.1")
+    assert not str(error.value).startswith("data.validation=0.1")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the recipe .*absent\.yaml"):
         recipes.load(tmp_path / "absent.yaml")
