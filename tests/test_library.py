@@ -34,7 +34,7 @@ THAT_WON = "tenth-rate-ordinary-batches"
 ADJUSTED = [
     *(("controls/cifar100", row) for row in ("ldam-drw", "ldam-drw-safa")),
     *((f"averaged/{dataset}", row) for dataset in (*CIFARS, "fashion-mnist") for row in ("ldam-drw", THAT_WON)),
-    *(("bases/cifar100", row) for row in ("ce-drw", f"ce-drw-safa-{THAT_WON}")),
+    *(("bases/cifar100", f"{loss}-{row}") for loss in ("ce", "focal") for row in ("drw", f"drw-safa-{THAT_WON}")),
 ]
 TERMS = {
     "l-r": "reconstruction",
