@@ -88,20 +88,25 @@ def at_shorter_factor_of_cifar(figure: str = TEST, factor: float = 50) -> list[f
     return gains(*(runs("shorter-tails", "cifar100", name, figure, factor) for name in (BASE, TENTH)))
 
 
-def on_cross_entropy(figure: str = TEST) -> tuple[float, float]:
-    """Gain of SAFA on CE-DRW in that stage, and between the lowest errors of both with logits adjusted or not."""
-    errors = [(line["method"], line[figure]) for line in lines("bases") if line["method"].startswith("CE-DRW")]
-    base, safa = ([value for name, value in errors if name.startswith(own)] for own in ("CE-DRW [", "CE-DRW-SAFA ["))
-    return base[0] - safa[0], min(base) - min(safa)
+def on_base(loss: str, figure: str = TEST) -> tuple[float, float]:
+    """Gain of SAFA on CE-DRW or Focal-DRW in that stage, and between the lowest errors of both, adjusted or not."""
+    base, safa = rows_on_base(loss)
+    lowest_base, lowest_safa = (min(row[figure] for row in rows) for rows in (base, safa))
+    return base[0][figure] - safa[0][figure], lowest_base - lowest_safa
 
 
-def on_cross_entropy_as_validation_chooses() -> float:
+def on_base_as_validation_chooses(loss: str) -> float:
     """Gain of SAFA there in test error, each with the adjustment that has the lowest error on validation images."""
-    chosen = []
-    for own in ("CE-DRW [", "CE-DRW-SAFA ["):
-        rows = [line for line in lines("bases") if line["method"].startswith(own)]
-        chosen.append(min(rows, key=lambda line: line[VALIDATION])[TEST])
-    return float(chosen[0] - chosen[1])
+    base, safa = (min(rows, key=lambda line: line[VALIDATION]) for rows in rows_on_base(loss))
+    return float(base[TEST] - safa[TEST])
+
+
+def rows_on_base(loss: str) -> list[list[dict[str, Any]]]:
+    """The lines of that base without SAFA, and with it, the unadjusted one first."""
+    return [
+        [line for line in lines("bases") if line["method"].startswith(own)]
+        for own in (f"{loss}-DRW [", f"{loss}-DRW-SAFA [")
+    ]
 
 
 def of_raw_deltas_on_cross_entropy(figure: str = TEST) -> float:
@@ -224,9 +229,8 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
             *(mean(at_factor(200)), number(at_factor(200))),
             *(mean(at_factor_of_cifar_10(200)), f"{at_factor_of_cifar()[0]:.2f}"),
         ),
-        "on CIFAR-100-LT, it is {} below, and {} with the logits of both adjusted at best, by test errors.": (
-            *on_cross_entropy(),
-        ),
+        "on CIFAR-100-LT, it is {} below, and {} with the logits of both adjusted at best, by test errors; "
+        "after focal loss {}, and {}.": (*on_base("CE"), *on_base("Focal")),
         "at factor 50 it is {} below on [CIFAR-100-LT](docs/results.md#a-shorter-tail), level on Fashion-MNIST-LT "
         "({} seeds) and {} above on CIFAR-10-LT;": (
             *(mean(at_shorter_factor_of_cifar()), number(at_factor(50))),
@@ -238,7 +242,7 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
         "On CIFAR-100-LT it is there {} to {} points below with each of {} seeds.": (
             *(min(pairs), max(pairs), number(pairs)),
         ),
-        "On CE-DRW it has {} of the {} points.": (of_raw_deltas_on_cross_entropy(), on_cross_entropy()[0]),
+        "On CE-DRW it has {} of the {} points.": (of_raw_deltas_on_cross_entropy(), on_base("CE")[0]),
     }
     assert missing("README.md", claims) == []
     assert min(since()) > 0  # "all are below"
@@ -303,20 +307,28 @@ def test_the_sentences_on_factor_50_of_cifar_say_what_the_lines_say():
     assert points(mean(at_shorter_factor_of_cifar(VALIDATION))) == points(mean(at_shorter_factor_of_cifar()))
 
 
-def test_the_sentences_on_the_base_of_cross_entropy_say_what_the_lines_say():
+def test_the_sentences_on_other_bases_say_what_the_lines_say():
     claims = {
         "has most of that gain: {} points of {} on test images, {} of {} on validation images.": (
-            *(of_raw_deltas_on_cross_entropy(), on_cross_entropy()[0]),
-            *(of_raw_deltas_on_cross_entropy(VALIDATION), on_cross_entropy(VALIDATION)[0]),
+            *(of_raw_deltas_on_cross_entropy(), on_base("CE")[0]),
+            *(of_raw_deltas_on_cross_entropy(VALIDATION), on_base("CE", VALIDATION)[0]),
         ),
         "SAFA takes {} points from the error of CE-DRW, and {} on validation images,": (
-            *(on_cross_entropy(figure)[0] for figure in (TEST, VALIDATION)),
+            *(on_base("CE", figure)[0] for figure in (TEST, VALIDATION)),
         ),
         "With the τ that validation images choose, 1.5 and 0.5, test errors are {} apart.": (
-            on_cross_entropy_as_validation_chooses(),
+            on_base_as_validation_chooses("CE"),
         ),
+        "SAFA takes {} points from the error of Focal-DRW, and {} on validation images:": (
+            *(on_base("Focal", figure)[0] for figure in (TEST, VALIDATION)),
+        ),
+        "These are {} points apart on test images and {} on validation images.": (
+            on_base_as_validation_chooses("Focal"),
+            on_base("Focal", VALIDATION)[1],
+        ),
+        "On Focal-DRW it takes {} points, and {} with adjusted logits (one seed).": (*on_base("Focal"),),
         "The lowest errors of the two curves are {} points apart on test images and {} on validation images.": (
-            *(on_cross_entropy(figure)[1] for figure in (TEST, VALIDATION)),
+            *(on_base("CE", figure)[1] for figure in (TEST, VALIDATION)),
         ),
     }
     assert missing("docs/results.md", claims) == []
@@ -351,9 +363,7 @@ def test_the_summary_of_the_results_says_what_the_lines_say():
             at_factor_of_cifar()[1],
         ),
         "on CIFAR-100-LT, SAFA takes {} points (one seed); with the logits of both adjusted at best, {}. "
-        "Raw deltas have {} of the {}.": (
-            *(*on_cross_entropy(), of_raw_deltas_on_cross_entropy(), on_cross_entropy()[0]),
-        ),
+        "Raw deltas have {} of the {}.": (*(*on_base("CE"), of_raw_deltas_on_cross_entropy(), on_base("CE")[0]),),
         "{} on CIFAR-100-LT ({} seeds, in batches of pairs) where it has 53.96": (error(pairs), number(pairs)),
         "{} on CIFAR-10-LT ({}, in ordinary ones) where it has 19.52.": (error(tenth), number(tenth)),
         "{} ({} seeds) and {} ({}) without SAFA, {} and {} with it.": (
