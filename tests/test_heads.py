@@ -424,27 +424,32 @@ def test_the_chosen_tau_has_the_lowest_balanced_error_of_the_grid():
     assert float(chosen.tau) == pytest.approx(np.linspace(0, 2, 21)[best])
 
 
-def test_a_tau_of_2_can_be_chosen():
-    # The image (1, 0.35) of class 1 is right where 3^(1 - tau) < 0.35: at 2.0, and not yet at 1.9.
+def chosen_tau(images: list[list[float]], labels: list[int]) -> float:
+    """For the class vectors (3, 0) and (0, 1)."""
     former = nn.Linear(2, 2)
     with torch.no_grad():
         former.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
-    held_out = torch.tensor([[1.0, 0.35], [9.0, 0.1]]), torch.tensor([1, 0])
+    held_out = torch.tensor(images), torch.tensor(labels)
     head = TauNormalisedHead(2, 2)
     head.refit(former, Fitting([9, 1], train=lambda: held_out, validation=lambda: held_out))
-    assert float(head.tau) == 2
+    return float(head.tau)
+
+
+def test_a_tau_of_2_can_be_chosen():
+    # The image (1, 0.35) of class 1 is right where 3^(1 - tau) < 0.35: at 2.0, and not yet at 1.9.
+    assert chosen_tau([[1.0, 0.35], [9.0, 0.1]], [1, 0]) == 2
+
+
+def test_one_image_of_twenty_of_its_class_decides_the_choice():
+    # The image (1, 2) of class 1 is right from tau 0.4 on, as below; all others at every tau.
+    images = [[1.0, 2.0], *19 * [[0.0, 1.0]], [1.0, 0.0]]
+    assert chosen_tau(images, [*20 * [1], 0]) == pytest.approx(0.4)
 
 
 def test_of_equal_errors_the_smallest_tau_is_chosen():
-    # Class vectors (3, 0) and (0, 1). The image (1, 2) of class 1 is right where 3^(1 - tau) < 2, from 0.4 on;
-    # the image (2, 1) of class 0 where 2 * 3^(1 - tau) > 1, up to 1.6.
-    former = nn.Linear(2, 2)
-    with torch.no_grad():
-        former.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
-    held_out = torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([1, 0])
-    head = TauNormalisedHead(2, 2)
-    head.refit(former, Fitting([9, 1], train=lambda: held_out, validation=lambda: held_out))
-    assert float(head.tau) == pytest.approx(0.4)
+    # The image (1, 2) of class 1 is right where 3^(1 - tau) < 2, from 0.4 on; the image (2, 1) of class 0 where
+    # 2 * 3^(1 - tau) > 1, up to 1.6.
+    assert chosen_tau([[1.0, 2.0], [2.0, 1.0]], [1, 0]) == pytest.approx(0.4)
 
 
 def test_errors_that_differ_by_the_order_of_adding_are_equal():

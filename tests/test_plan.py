@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,32 +223,29 @@ def test_code_of_the_users_own_is_part_of_the_addresses_from_where_it_is_used(tm
     assert not set(first[160:]) & set(second[160:])
 
 
+def keys_with(file: Path, content: bytes, recipe: Recipe) -> list[str]:
+    """The addresses of a recipe that names a file, with that content in it."""
+    file.write_bytes(content)
+    catalog._content_hash.cache_clear()
+    return keys(recipe)
+
+
 def test_weights_that_a_network_of_the_users_own_begins_with_are_part_of_the_addresses(tmp_path):
     file = tmp_path / "weights.pt"
-
-    def now(content: bytes, name: str = "nets_of_nobody:pretrained") -> list[str]:
-        file.write_bytes(content)
-        catalog._content_hash.cache_clear()
-        return keys(run(LDAM, model=Model(Named(name, {"path": str(file)}))))
-
-    first, second, again = now(b"first"), now(b"second"), now(b"first")
+    own, ours = (run(LDAM, model=Model(Named(name, {"path": str(file)}))) for name in ("nobodys:Net", "resnet32"))
+    first, second, again = (keys_with(file, content, own) for content in (b"first", b"second", b"first"))
     assert first == again
     assert not set(first) & set(second)
-    assert now(b"first", "resnet32") == now(b"second", "resnet32")  # an option of the library's is what it says
+    # An option of the library's is what it says.
+    assert keys_with(file, b"first", ours) == keys_with(file, b"second", ours)
 
 
 @pytest.mark.parametrize("where", [lambda file: file, lambda file: [file], lambda file: {"of": [1, file]}])
 @pytest.mark.parametrize("kind", ["loss", "weighting", "sampler", "augmenter"])
 def test_a_file_that_an_option_of_the_users_own_names_is_part_of_the_addresses_of_its_stage(tmp_path, kind, where):
     file = tmp_path / "weights.csv"
-    own = replace(DRW, **{kind: Named("parts_of_nobody:Mine", {"given": where(str(file))})})
-
-    def now(content: str) -> list[str]:
-        file.write_text(content)
-        catalog._content_hash.cache_clear()
-        return keys(run(LDAM, own))
-
-    first, second, again = now("1,2"), now("2,1"), now("1,2")
+    own = run(LDAM, replace(DRW, **{kind: Named("nobodys:Part", {"given": where(str(file))})}))
+    first, second, again = (keys_with(file, content, own) for content in (b"1,2", b"2,1", b"1,2"))
     assert first == again
     assert first[:160] == second[:160]
     assert not set(first[160:]) & set(second[160:])

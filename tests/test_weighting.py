@@ -167,3 +167,9 @@ def test_a_power_that_leaves_nothing_is_refused():
 def test_a_negative_power_is_refused():
     with pytest.raises(UserError, match="power must be at least 0, got -1"):
         inverse_frequency_weights(COUNTS, power=-1)
+
+
+def test_powers_beyond_float32_still_give_weights():
+    # 1000^-20 and 2000^-20 are 0 in float32, and yet as 2^20 to 1.
+    weights = inverse_frequency_weights([1000, 2000], power=20)
+    assert weights.tolist() == pytest.approx([2 * 2**20 / (2**20 + 1), 2 / (2**20 + 1)])

@@ -290,3 +290,11 @@ def test_in_the_slot_it_learns_while_idle_and_grows_the_batch_when_active():
 def test_settings_out_of_range_are_refused(options, said):
     with pytest.raises(UserError, match=said):
         RSG(3, COUNTS, **options)
+
+
+def test_reading_neither_generated_rows_nor_l_mv_move_centres_or_assignments():
+    rsg = trained(cesc=0.0)
+    out = run(rsg, maps())
+    (out.features[7:].square().sum() + out.loss).backward()
+    assert not rsg.centers.grad.any()
+    assert not rsg.assignment_weight.grad.any()

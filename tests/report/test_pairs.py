@@ -120,3 +120,10 @@ def test_paired_rows_are_named_without_what_was_changed_in_all_of_them(baseline)
     assert (pair.method, pair.baseline, pair.seeds) == ("CE-SAFA (seed=1)", "CE (a=[b])", (0, 1, 2, 3, 4))
     alone = [line | {"changes": ["batch_size=8"]} for line in results("CE")]
     assert paired(alone, "CE (batch_size=8)") == []
+
+
+def test_one_seed_of_other_images_is_enough_to_make_a_difference_unlike():
+    theirs = results("CE", [0, 1], subset_sha256="a")
+    ours = [*results("CE-SAFA", [0], subset_sha256="a"), *results("CE-SAFA", [1], subset_sha256="b")]
+    (pair,) = paired([*theirs, *ours], "CE")
+    assert pair.unlike == ("training images",)
