@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -154,6 +155,16 @@ def test_predictions_are_in_the_order_of_the_images(batches):
     assert predicted.predictions.tolist() == [2, 0, 1, 1, 2]
     assert predicted.correct.tolist() == [True, True, True, False, False]
     np.testing.assert_allclose(predicted.confidence, math.e / (math.e + 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_features_are_those_of_evaluation_mode_and_the_network_gets_its_mode_back(training, batches):
+    model = nn.Sequential(OrderedDict(pixel=Pixel(), fc=nn.Linear(3, 3))).train(training)
+    found, labels = evaluate.features(model, batches)
+    assert labels.tolist() == [2, 0, 1, 0, 0]
+    assert found.argmax(dim=1).tolist() == [2, 0, 1, 1, 2]
+    assert model.pixel.in_training == 0
+    assert model.training == model.pixel.training == training
 
 
 @pytest.mark.parametrize("training", [True, False])

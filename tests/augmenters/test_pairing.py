@@ -178,7 +178,8 @@ def test_a_batch_of_head_rows_alone_gives_a_match_where_these_are_moved_too():
 def test_the_nearest_head_pair_is_that_whose_first_feature_has_the_nearest_mean():
     maps = torch.zeros(8, 1, 1, 2)
     for row, value in enumerate([0.0, 50.0, 10.0, 50.0, 4.0, 6.0, 9.0, -3.0]):
-        maps[row] = torch.tensor([value - 1, value + 1])
+        spread = 1 if row % 2 else 20  # which a mean over positions does not see
+        maps[row] = torch.tensor([value - spread, value + spread])
     pairs = torch.tensor([[0, 2, 0, 2], [1, 3, 1, 3], [4, 5, 6, 7], [4, 5, 6, 7]])
     nearest = with_nearest_head(Match(*pairs, torch.tensor([], dtype=torch.int64)), maps)
     assert nearest.head_i.tolist() == [0, 2, 2, 0]

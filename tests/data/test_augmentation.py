@@ -93,6 +93,13 @@ def test_a_resized_crop_may_be_wider_than_high_and_lies_anywhere():
     assert top.max() > 44
 
 
+def test_a_resized_crop_draws_across_and_down_apart():
+    columns = torch.arange(64, dtype=torch.uint8)
+    both = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(400, 64, 64, 2)
+    left, top = ResizedCrop(scale=(0.25, 0.25), ratio=(1, 1), flip=False)(both, generator()).float()[:, 0, 0].T
+    assert abs(torch.corrcoef(torch.stack([left, top]))[0, 1]) < 0.2  # four deviations of the chance of 400
+
+
 def test_area_and_aspect_of_a_resized_crop_are_drawn_from_their_whole_ranges():
     columns = torch.arange(64, dtype=torch.uint8)
     both = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(400, 64, 64, 2)

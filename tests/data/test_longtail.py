@@ -156,6 +156,13 @@ def test_validation_is_disjoint_stratified_and_never_the_last_image(counts, frac
         assert aside == min(int(round(n * fraction, 9)), n - 1)
 
 
+def test_a_fraction_that_floats_fall_short_of_takes_what_it_says():
+    assert 100 * 0.29 < 29  # in floating point
+    labels = balanced_labels(2, 100)
+    _, cut = stratified_split(labels, 2, 0.29, seed=0)
+    assert count_labels(labels[cut], 2).tolist() == [29, 29]
+
+
 def test_a_validation_split_does_not_change_which_images_are_drawn():
     labels = balanced_labels(5, 40)
     without = draw_subset(labels, 5, imbalance_factor=8)

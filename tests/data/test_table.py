@@ -64,6 +64,13 @@ def test_integer_labels_that_are_one_number_are_one_class_and_said(images):
     assert source.notes[0] == "labels of the same number are one class: 01 = 1"
 
 
+@pytest.mark.parametrize("words", [("TRAIN", "Test"), (" training", "testing ")])
+def test_splits_are_known_by_their_names_in_upper_or_lower_case(words, images):
+    lines = [f"pictures/{number}.png,{label},{words[number // 2]}" for number, label in enumerate("abab")]
+    source = load_source(write(images, "path,label,split", *lines))
+    assert (len(source.train), len(source.test)) == (2, 2)
+
+
 def test_without_a_split_column_a_test_split_is_cut_and_said(images):
     source = load_source(write(images, "path,label", *rows("aaaaabbbbb")))
     assert np.bincount(source.test.labels).tolist() == [1, 1]

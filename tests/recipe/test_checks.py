@@ -26,6 +26,7 @@ from tests.recipe.conftest import with_keys
         ("optimizer: {momentum: 0, nesterov: true}", "nesterov needs a momentum above 0"),
         ("stages: []", "stages is empty; a run needs at least one stage"),
         ("stages: [{epochs: -1}]", "stages[0].epochs must be at least 0, got -1"),
+        ("stages: [{epochs: 1, averaged_epochs: .inf}]", "reaches back, above 0, got inf"),
         (
             "stages: [{epochs: 1, averaged_epochs: 0}]",
             "stages[0].averaged_epochs is how many epochs an average of the weights reaches back, above 0, got 0",

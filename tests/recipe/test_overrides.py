@@ -31,6 +31,7 @@ def test_an_override_reaches_an_option_of_a_name_inside_a_stage(load):
         "ph\U0001f600/\U00020bb7",
         "caf\udce9",
         "a\tb\x7f",
+        " ".join(100 * ["long"]),
     ],
 )
 def test_a_text_is_overridden_as_it_is_whatever_its_characters(path, load):
