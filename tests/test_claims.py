@@ -236,7 +236,7 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
             *(mean(at_shorter_factor_of_cifar()), number(at_factor(50))),
             -mean(at_factor_of_cifar_10(50)),
         ),
-        "at 20 of CIFAR-100-LT it is level on test images and {} below on validation images.": (
+        "at 20 it is level on both CIFARs on test images, and on validation images {} below on CIFAR-100-LT.": (
             mean(at_shorter_factor_of_cifar(VALIDATION, 20)),
         ),
         "On CIFAR-100-LT it is there {} to {} points below with each of {} seeds.": (
@@ -250,6 +250,7 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
     assert [len(at_shorter_factor_of_cifar(factor=factor)) for factor in (50, 20)] == [1, 1]  # the same
     assert abs(mean(at_factor(50))) < 0.1  # "level"
     assert abs(mean(at_shorter_factor_of_cifar(factor=20))) < 0.1  # the same
+    assert abs(mean(at_factor_of_cifar_10(20))) < 0.25  # the same: 0.2
 
 
 def test_what_the_readme_says_of_a_folder_of_images_and_of_the_digits_is_what_the_lines_say():
@@ -295,6 +296,28 @@ def test_the_table_of_the_paper_s_schedule_is_as_near_to_the_paper_as_the_readme
     far = {method for method, found in differences.items() if abs(found) > 1.2}
     assert far == {"CB-CE"}
     assert len(differences) > len(far)
+
+
+def test_the_sentences_on_other_factors_of_cifar_10_say_what_the_lines_say():
+    gained, lost = at_factor_of_cifar_10(200), at_factor_of_cifar_10(50)
+    claims = {
+        "At 200 SAFA is {} points below LDAM-DRW, and {} on validation images,": (
+            mean(gained),
+            mean(at_factor_of_cifar_10(200, VALIDATION)),
+        ),
+        "On [CIFAR-10-LT at 200](#longer-and-shorter-tails-of-cifar-10) it takes {} ({} seed), "
+        "at 50 it is {} above LDAM-DRW ({}), and at 20 level with it ({}).": (
+            *(mean(gained), number(gained), -mean(lost), number(lost)),
+            number(at_factor_of_cifar_10(20)),
+        ),
+        "At 50 SAFA is {} points above LDAM-DRW on test images, and level with it": (-mean(lost),),
+        "SAFA is {} points below LDAM-DRW on test images and {} above it on validation images: level.": (
+            mean(at_factor_of_cifar_10(20)),
+            -mean(at_factor_of_cifar_10(20, VALIDATION)),
+        ),
+    }
+    assert abs(mean(at_factor_of_cifar_10(50, VALIDATION))) < 0.1  # "level"
+    assert missing("docs/results.md", claims) == []
 
 
 def test_the_sentences_on_factor_50_of_cifar_say_what_the_lines_say():

@@ -35,6 +35,14 @@ def test_a_further_table_is_filled_where_it_has_a_marker_and_left_out_where_it_h
     assert readme.update(TEXT, {"digits": "A"}, {"imagenet": "B"}) == readme.update(TEXT, {"digits": "A"})
 
 
+def test_a_further_table_is_marker_enough_for_its_name():
+    text = TEXT.replace("safa:table digits", "safa:table digits-differences")
+    updated = readme.update(text, {"digits": "A", "cifar100": "B"}, {"digits-differences": "C"})
+    assert "digits-differences -->\nC\n<!--" in updated
+    with pytest.raises(UserError, match="no marker for table 'digit'"):
+        readme.update(text, {"digit": "A"}, {"digits-differences": "C"})
+
+
 def test_updating_twice_changes_nothing_more():
     once = readme.update(TEXT, {"digits": "| new |\n", "cifar100": "x"})
     assert readme.update(once, {"digits": "| new |\n", "cifar100": "x"}) == once

@@ -10,6 +10,9 @@ from safa.errors import UserError
 _OPENING = re.compile(r"<!-- safa:table (?P<name>\S+) -->")
 _CLOSING = "<!-- /safa:table -->"
 
+FURTHER = ("differences", "features")
+"""What the further tables of a file are called, after its name and a hyphen."""
+
 
 def update(text: str, tables: Mapping[str, str], further: Mapping[str, str] | None = None) -> str:
     """Replace what stands between the markers of each table by ``tables[NAME]``.
@@ -18,10 +21,10 @@ def update(text: str, tables: Mapping[str, str], further: Mapping[str, str] | No
     table of that name stay as they are, and updating twice changes nothing more.
 
     Args:
-        further: tables that a text need not have a marker for.
+        further: tables of the same names and one of ``FURTHER``, as ``NAME-differences``.
 
     Raises:
-        UserError: if a table of ``tables`` has no marker, or a marker is not closed.
+        UserError: if neither a table of ``tables`` nor a further one of its name has a marker, or one is not closed.
     """
     made = {**(further or {}), **tables}
     pieces, end, filled = [], 0, set()
@@ -35,7 +38,7 @@ def update(text: str, tables: Mapping[str, str], further: Mapping[str, str] | No
             pieces += [text[end : opening.end()], f"\n{made[name].strip()}\n"]
             end = closing
             filled.add(name)
-    absent = sorted(set(tables) - filled)
+    absent = sorted(name for name in tables if filled.isdisjoint({name, *(f"{name}-{kind}" for kind in FURTHER)}))
     if absent:
         raise UserError(f"no marker for table {absent[0]!r}; put <!-- safa:table {absent[0]} --> and {_CLOSING} there")
     return "".join([*pieces, text[end:]])
