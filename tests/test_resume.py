@@ -38,11 +38,11 @@ STEPS = 7  # per epoch of the tiny recipe
 
 
 class Signalling(LDAMLoss):
-    """LDAM that sends a signal to its own or the parent process at a step, once: a marker file remembers."""
+    """LDAM that sends a signal to its own or the parent process at a step, once: a file in the folder remembers."""
 
-    def __init__(self, class_counts, marker: str, number: int, at: int, parent: bool = False, weight=None) -> None:
+    def __init__(self, class_counts, folder: str, number: int, at: int, parent: bool = False, weight=None) -> None:
         super().__init__(class_counts, weight=weight)
-        self.marker, self.number, self.at, self.parent, self.seen = Path(marker), number, at, parent, 0
+        self.marker, self.number, self.at, self.parent, self.seen = Path(folder, "marker"), number, at, parent, 0
 
     def forward(self, logits, labels):
         self.seen += 1
@@ -237,8 +237,8 @@ def test_a_stop_during_the_last_evaluation_is_heard(tiny_recipe, tiny_data, tmp_
 def test_a_process_that_gets_a_signal_can_be_resumed_to_the_same_bits(
     number, status, tiny_recipe, tiny_run, tmp_path, capsys
 ):
-    marker, out = tmp_path / "marker", tmp_path / "out"
-    loss = Named("tests.test_resume:Signalling", {"marker": str(marker), "number": int(number), "at": 3 * STEPS // 2})
+    out = tmp_path / "out"
+    loss = Named("tests.test_resume:Signalling", {"folder": str(tmp_path), "number": int(number), "at": 3 * STEPS // 2})
     file = tmp_path / "tiny.yaml"
     file.write_text(
         recipes.dump(replace(tiny_recipe, stages=(replace(tiny_recipe.stages[0], loss=loss), tiny_recipe.stages[1])))
@@ -365,8 +365,9 @@ def test_two_processes_train_through_the_safa_stage_and_resume_bit_for_bit(tiny_
     first, second = (replace(stage, epochs=1) for stage in tiny_recipe.stages)
     options = {"number": int(signal.SIGTERM), "at": 3, "parent": True}
 
-    def launch(name: str, marker: Path) -> subprocess.CompletedProcess[str]:
-        loss = Named("tests.test_resume:Signalling", {"marker": str(marker), **options})
+    def launch(name: str) -> subprocess.CompletedProcess[str]:
+        # The folder is part of the recipe and so of the addresses; it is the same for both runs.
+        loss = Named("tests.test_resume:Signalling", {"folder": str(tmp_path), **options})
         file = tmp_path / "two.yaml"
         file.write_text(recipes.dump(replace(tiny_recipe, stages=(first, replace(second, loss=loss)))))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -376,16 +377,14 @@ def test_two_processes_train_through_the_safa_stage_and_resume_bit_for_bit(tiny_
             [*torchrun, *safa], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250
         )
 
-    # The marker is part of the recipe and so of the addresses; it lies in the same place for both runs.
-    marker = tmp_path / "marker"
-    stopped = launch("stopped", marker)
+    stopped = launch("stopped")
     assert stopped.returncode != 0
     assert stopped.stdout.count("go on with: safa train --resume") == 1, stopped.stdout + stopped.stderr
     state = checkpoint.load(tmp_path / "stopped" / "two-seed0" / CHECKPOINT)
     assert state["done"] == 1
     assert state["step"] > 0
     for name in ("stopped", "whole"):
-        done = launch(name, marker)
+        done = launch(name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("page:") == 1
     assert_same_state(tmp_path / "stopped" / "two-seed0", tmp_path / "whole" / "two-seed0")

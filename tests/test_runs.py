@@ -197,6 +197,26 @@ def test_a_line_tells_edited_code_of_ones_own_from_that_before(own_loss):
     assert recipe_sha256(recipe) == before
 
 
+def test_a_run_goes_on_once_a_file_is_gone_that_an_option_names_and_that_was_not_there_when_it_began(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "losses_that_log.py").write_text(
+        "def plain(log):\n    from torch import nn; return nn.CrossEntropyLoss()"
+    )
+    log = tmp_path / "log.txt"
+    loss = Named("losses_that_log:plain", {"log": str(log)})
+    job = Job("own", replace(tiny_recipe, stages=(Stage(1, loss=loss),)), tmp_path / "run")
+    line = runs.run(job, Machine())
+    log.write_text("one epoch")
+    catalog._content_hash.cache_clear()
+    with pytest.raises(UserError, match=r"names the file .*log\.txt, which was not there when the run .* began; move"):
+        runs.run(job, Machine())
+    log.unlink()
+    catalog._content_hash.cache_clear()
+    assert runs.run(job, Machine()) == line
+
+
 def test_a_finished_run_is_not_taken_for_one_with_edited_code(own_loss, tiny_recipe, tmp_path):
     loss = Named(own_loss("Mine = CrossEntropyLoss"))
     job = Job("own", replace(tiny_recipe, stages=(Stage(1, loss=loss),)), tmp_path / "run")

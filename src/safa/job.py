@@ -137,6 +137,12 @@ def refuse_another_recipe(job: Job) -> None:
     edited = [name for name in code if known.get(name, code[name]) != code[name]]
     if edited:
         raise UserError(f"{job.folder} holds a run with another {edited[0]}, which was changed since; {way_out}")
+    appeared = [name for name in code if name not in known]
+    if appeared:
+        raise UserError(
+            f"an option names the file {appeared[0]}, which was not there when the run in {job.folder} began; move it "
+            f"away, and the run goes on, or {way_out}"
+        )
 
 
 def edited_since(folder: Path, model: recipes.Model) -> str | None:
