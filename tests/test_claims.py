@@ -283,8 +283,16 @@ def test_the_speeds_in_the_readme_are_those_of_the_benchmark():
         "Plain training is {} times as fast as": (figures["speed"]["+ bf16"]["median"],),
     }
     assert missing("README.md", claims) == []
+    speed = f"{figures['images_per_second']['our batches, float32']['median']:.0f}"
+    assert missing("docs/own_images.md", {"{} images a second in float32 on two CPU cores": (speed,)}) == []
     assert figures["identical"] is True  # "the same, bit for bit"
     assert line["cores"] == 2
+
+
+def test_the_hours_of_a_run_are_those_of_the_lines():
+    hours = [line["seconds"] / 3600 for line in lines("averaged") if line["precision"] == "bf16"]
+    assert missing("README.md", {"a run in bf16 took {} to {} hours on": (min(hours), max(hours))}) == []
+    assert missing("docs/results.md", {"A run took {} to {} hours on": (min(hours), max(hours))}) == []
 
 
 def test_the_table_of_the_paper_s_schedule_is_as_near_to_the_paper_as_the_readme_says():

@@ -33,8 +33,7 @@ def markers(document: Path) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_table_is_drawn_from_the_committed_lines(document):
     text, named = document.read_text(encoding="utf-8"), markers(document)
-    of_file = {path: {path.stem, *(f"{path.stem}-{kind}" for kind in readme.FURTHER)} for path in RESULTS}
-    made, further = tables_of([str(path) for path, names in of_file.items() if names & named])
+    made, further = tables_of([str(path) for path in RESULTS if readme.names_of(path.stem) & named])
     assert readme.update(text, made, further) == text
 
 

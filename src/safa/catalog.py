@@ -194,9 +194,10 @@ def own_code(settings: Any) -> dict[str, str]:
     another, and so is a network that begins with other weights.
     """
     found = dict[str, str | None]()
-    for part in _named(settings):
+    named = (part for part in _within(settings) if isinstance(part, Mapping) and isinstance(part.get("name"), str))
+    for part in named:
         if ":" in part["name"]:
-            found |= {text: _content_hash(text) for text in _texts(part)}
+            found |= {text: _content_hash(text) for text in _within(part) if isinstance(text, str)}
         found[part["name"]] = source_hash(part["name"])
     return {name: value for name, value in found.items() if value is not None}
 
@@ -207,26 +208,14 @@ def with_own_code(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "own_code": own} if own else settings
 
 
-def _named(settings: Any) -> Iterator[Mapping[str, Any]]:
-    """The parts of a recipe that have a name, with their options."""
-    if isinstance(settings, Mapping):
-        if isinstance(settings.get("name"), str):
-            yield settings
-        settings = [*settings.values()]
-    if isinstance(settings, list):
-        for value in settings:
-            yield from _named(value)
-
-
-def _texts(settings: Any) -> Iterator[str]:
-    """The texts among the options of a part, however deep they lie."""
-    if isinstance(settings, str):
-        yield settings
+def _within(settings: Any) -> Iterator[Any]:
+    """The settings, and every value in them, however deep it lies."""
+    yield settings
     if isinstance(settings, Mapping):
         settings = [*settings.values()]
     if isinstance(settings, list):
         for value in settings:
-            yield from _texts(value)
+            yield from _within(value)
 
 
 @functools.cache  # a run reads it once, too

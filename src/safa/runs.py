@@ -139,7 +139,7 @@ def _load_each_once(jobs: Sequence[Job], machine: Machine) -> dict[str, LongTail
     loaded: dict[str, LongTailed] = {}
     for job in jobs:
         spec = job.recipe.data
-        place = json.dumps([spec.name, read_by(spec)])
+        place = json.dumps(read_by(spec))
         if place not in sources:
             sources[place] = source_of(spec)
         if _data_key(job) not in loaded:

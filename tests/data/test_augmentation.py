@@ -82,10 +82,14 @@ def test_a_resized_crop_shows_a_part_of_the_image_and_nothing_beside():
     assert torch.equal(done[:, 0], done[:, -1])
 
 
-def test_a_resized_crop_may_be_wider_than_high_and_lies_anywhere():
+def places(n: int) -> torch.Tensor:
+    """Images of 64 × 64 pixels whose first channel is the column of a pixel, and whose second one is its row."""
     columns = torch.arange(64, dtype=torch.uint8)
-    both = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(200, 64, 64, 2)
-    done = ResizedCrop(scale=(0.25, 0.25), ratio=(4, 4), flip=False)(both, generator()).float()
+    return torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(n, 64, 64, 2)
+
+
+def test_a_resized_crop_may_be_wider_than_high_and_lies_anywhere():
+    done = ResizedCrop(scale=(0.25, 0.25), ratio=(4, 4), flip=False)(places(200), generator()).float()
     left, right, top, bottom = done[:, 0, 0, 0], done[:, 0, -1, 0], done[:, 0, 0, 1], done[:, -1, 0, 1]
     assert (right - left == 63).all()  # the whole width
     assert ((bottom - top - 15.75).abs() <= 1).all()  # and a quarter of the height
@@ -94,16 +98,12 @@ def test_a_resized_crop_may_be_wider_than_high_and_lies_anywhere():
 
 
 def test_a_resized_crop_draws_across_and_down_apart():
-    columns = torch.arange(64, dtype=torch.uint8)
-    both = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(400, 64, 64, 2)
-    left, top = ResizedCrop(scale=(0.25, 0.25), ratio=(1, 1), flip=False)(both, generator()).float()[:, 0, 0].T
+    left, top = ResizedCrop(scale=(0.25, 0.25), ratio=(1, 1), flip=False)(places(400), generator()).float()[:, 0, 0].T
     assert abs(torch.corrcoef(torch.stack([left, top]))[0, 1]) < 0.2  # four deviations of the chance of 400
 
 
 def test_area_and_aspect_of_a_resized_crop_are_drawn_from_their_whole_ranges():
-    columns = torch.arange(64, dtype=torch.uint8)
-    both = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)], dim=-1).expand(400, 64, 64, 2)
-    done = ResizedCrop(scale=(0.1, 0.4), ratio=(0.5, 2), flip=False)(both, generator()).float()
+    done = ResizedCrop(scale=(0.1, 0.4), ratio=(0.5, 2), flip=False)(places(400), generator()).float()
     width, height = (done[:, -1, -1] - done[:, 0, 0]).T / 63
     area, aspect = (width * height).sort().values, (width / height).log().sort().values
     torch.testing.assert_close(area, torch.linspace(0.1, 0.4, 400), rtol=0, atol=0.05)

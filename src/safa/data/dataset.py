@@ -141,12 +141,12 @@ def source_of(spec: recipes.Data) -> Source:
     Raises:
         UserError: when they cannot be had.
     """
-    return load_source(spec.name, **read_by(spec))
+    return load_source(**read_by(spec))
 
 
 def read_by(spec: recipes.Data) -> dict[str, Any]:
     """What of a recipe decides how the images of its data set are read; the rest decides what is drawn from them."""
-    return {"root": spec.root, "image_size": spec.image_size, "on_corrupt": spec.on_corrupt}
+    return {"name": spec.name, "root": spec.root, "image_size": spec.image_size, "on_corrupt": spec.on_corrupt}
 
 
 def draw(source: Source, spec: recipes.Data) -> LongTailed:

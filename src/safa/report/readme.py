@@ -10,8 +10,10 @@ from safa.errors import UserError
 _OPENING = re.compile(r"<!-- safa:table (?P<name>\S+) -->")
 _CLOSING = "<!-- /safa:table -->"
 
-FURTHER = ("differences", "features")
-"""What the further tables of a file are called, after its name and a hyphen."""
+
+def names_of(name: str) -> set[str]:
+    """What the tables of a file can be called: its name, and those of its further tables."""
+    return {name, f"{name}-differences", f"{name}-features"}
 
 
 def update(text: str, tables: Mapping[str, str], further: Mapping[str, str] | None = None) -> str:
@@ -21,7 +23,7 @@ def update(text: str, tables: Mapping[str, str], further: Mapping[str, str] | No
     table of that name stay as they are, and updating twice changes nothing more.
 
     Args:
-        further: tables of the same names and one of ``FURTHER``, as ``NAME-differences``.
+        further: tables of the same files, under their other ``names_of``.
 
     Raises:
         UserError: if neither a table of ``tables`` nor a further one of its name has a marker, or one is not closed.
@@ -38,7 +40,7 @@ def update(text: str, tables: Mapping[str, str], further: Mapping[str, str] | No
             pieces += [text[end : opening.end()], f"\n{made[name].strip()}\n"]
             end = closing
             filled.add(name)
-    absent = sorted(name for name in tables if filled.isdisjoint({name, *(f"{name}-{kind}" for kind in FURTHER)}))
+    absent = sorted(name for name in tables if filled.isdisjoint(names_of(name)))
     if absent:
         raise UserError(f"no marker for table {absent[0]!r}; put <!-- safa:table {absent[0]} --> and {_CLOSING} there")
     return "".join([*pieces, text[end:]])
