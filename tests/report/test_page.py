@@ -321,9 +321,10 @@ def test_user_mistakes_are_clear_errors(tmp_path):
         UserError, match=r"no result\.json in .*: the run is not finished; go on with: safa train --resume"
     ):
         page.write_page([tmp_path], tmp_path / "page.html")
-    folder = write_run(tmp_path / "run", **DIGITS, groups={"few": [12]})
-    with pytest.raises(UserError, match="groups maps many, medium, few to class ids"):
-        page.write_page([folder], tmp_path / "page.html")
+    for groups in ({"few": [12]}, {"few": 3}, {"few": []}, {"few": [[3]]}, {}):
+        folder = write_run(tmp_path / "run", **DIGITS, groups=groups)
+        with pytest.raises(UserError, match="groups maps many, medium, few to class ids, got .*; delete the run's"):
+            page.write_page([folder], tmp_path / "page.html")
     folder = write_run(tmp_path / "run", **DIGITS, leave_out=("features.npz",))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):

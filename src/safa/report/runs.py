@@ -14,7 +14,7 @@ import yaml
 
 from safa.classes import HEAD_RATIO
 from safa.errors import UserError
-from safa.files import RECIPE, resumed_by
+from safa.files import RECIPE, REWRITE, resumed_by
 from safa.report import lines
 
 IntArray = npt.NDArray[np.int64]
@@ -107,23 +107,26 @@ def _result(folder: Path) -> lines.Line:
     if not file.exists():
         raise UserError(f"no result.json in {folder}: the run is not finished; go on with: {resumed_by(folder)}")
     result = lines.of_run(file)
-    _check_classes(result, str(file))
+    if wrong := _wrong_of_classes(result):
+        raise UserError(f"{file}: {wrong}; {REWRITE}")
     return result
 
 
-def _check_classes(result: lines.Line, where: str) -> None:
-    """The page draws per class, so these lists must agree in length."""
+def _wrong_of_classes(result: lines.Line) -> str | None:
+    """What is wrong with the lists of classes: the page draws per class, so they must agree in length."""
     lengths = {}
     for key in ("class_counts", "class_names", "error_per_class"):
         if not isinstance(result.get(key), list):
-            raise UserError(f"{where}: {key} is a list by class id, got {result.get(key)!r}")
+            return f"{key} is a list by class id, got {result.get(key)!r}"
         lengths[key] = len(result[key])
     if len(set(lengths.values())) != 1:
-        raise UserError(f"{where}: these lists differ in length: {lengths}")
-    groups = result.get("groups")
-    ids = [class_id for listed in groups.values() for class_id in listed] if isinstance(groups, dict) else []
-    if not ids or not set(ids) <= set(range(len(result["class_counts"]))):
-        raise UserError(f"{where}: groups maps many, medium, few to class ids, got {groups!r}")
+        return f"these lists differ in length: {lengths}"
+    groups, known = result.get("groups"), range(len(result["class_counts"]))
+    members = list(groups.values()) if isinstance(groups, dict) else []
+    all_known = all(isinstance(group, list) and all(member in known for member in group) for group in members)
+    if not any(members) or not all_known:
+        return f"groups maps many, medium, few to class ids, got {groups!r}"
+    return None
 
 
 def _log(file: Path, missing: dict[str, str]) -> tuple[lines.Line, ...]:
