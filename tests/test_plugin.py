@@ -7,7 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -566,7 +566,59 @@ def test_two_processes_agree_on_gradients_idle_active_mixed_and_with_a_tail_on_o
                 torch.testing.assert_close(gradient, mean, msg=lambda text: f"{step}, {name}: {text}")  # noqa: B023
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of one process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def times_added_up(parallel: DistributedDataParallel, loss: Callable[[Output], Tensor]) -> list[int]:
+    """How often gradients went to the other processes, of which there are none, in each of three steps."""
+    seen = [0]
+
+    def count(_, bucket):  # annotations would be text here, which torch takes for other ones than it wants
+        seen[-1] += 1
+        added = torch.futures.Future()
+        added.set_result(bucket.buffer())
+        return added
+
+    parallel.register_comm_hook(None, count)
+    for step in range(3):
+        seen.append(0)
+        loss(parallel(images(seed=step), LABELS)).backward()
+    return seen[1:]
+
+
+@pytest.mark.parametrize("options", [{}, {"static_graph": True}])
+@pytest.mark.parametrize("make", [lambda: None, lambda: Remix(COUNTS)], ids=["bare", "mixed"])
+def test_processes_add_their_gradients_up_in_every_step_of_a_graph_that_is_said_to_be_static(make, options, alone):
+    parallel = DistributedDataParallel(PlugIn(small(), "body", make()), **options)
+    assert times_added_up(parallel, lambda out: F.cross_entropy(out.logits, out.labels) + out.loss) == [1, 1, 1]
+
+
+def test_a_loop_that_leaves_the_loss_of_the_augmenter_out_goes_on_where_parameters_may_be_unused(alone):
+    parallel = DistributedDataParallel(plugged(safa_of(4, start="random")), find_unused_parameters=True)
+    assert times_added_up(parallel, lambda out: F.cross_entropy(out.logits, out.labels)) == [1, 1, 1]
+
+
 # --- where it can sit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda: safa_of(4), lambda: Mixup(COUNTS), lambda: CutMix(COUNTS)])
+def test_an_empty_batch_passes_and_the_layer_is_looked_at_when_there_is_something_to_see(make):
+    class Beside(Small):
+        """A shortcut past the body."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.stem(images)
+            return self.fc(self.body(features).mean(dim=(2, 3)) + features.mean(dim=(2, 3)))
+
+    plug = PlugIn(Beside(), "body", make())
+    assert len(plug(images()[:0], LABELS[:0]).logits) == 0
+    with pytest.raises(UserError, match="'body' is not crossed by every path"):
+        plug(images(), LABELS)
 
 
 def test_in_data_parallel_it_says_what_to_use_instead():

@@ -124,8 +124,9 @@ def ldam_loss(
         losses = -F.logsigmoid(_log_odds(logits) - scale * margins.to(logits))
         shares = _shares(labels, weight, losses)
         return _reduced((shares * losses).sum(1), shares, reduction)
-    margin = margins.to(logits)[labels].unsqueeze(1) * F.one_hot(labels, logits.shape[1])
-    return _weighted_cross_entropy(logits - scale * margin, labels, weight, reduction)
+    of_true = labels.unsqueeze(1)
+    margin = scale * margins.to(logits)[of_true]
+    return _weighted_cross_entropy(logits.scatter_add(1, of_true, -margin), labels, weight, reduction)
 
 
 def balanced_softmax_loss(

@@ -109,7 +109,7 @@ class PlugIn(nn.Module):
             raise UserError("a plug-in cannot be trained in DataParallel; wrap it in DistributedDataParallel")
         needed = augmenter.active or augmenter.learns_while_idle
         accepted = _accepted(labels, images, augmenter) if needed else None
-        if not self._crossing_is_known:
+        if not self._crossing_is_known and len(images):  # nothing can be seen of an empty batch
             # Not by a decorator, which would load the whole compiler when this module is imported.
             uncompiled = torch.compiler.disable(self._first_pass)  # type: ignore[no-untyped-call]
             first: Output = uncompiled(images, accepted if needed else labels, augmenter if needed else None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Output:
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+# DDP hands a module's output to autograd by way of the tensors that it finds in it. One in which it finds none it takes
+# for constant: with static_graph it would then add no gradients up, and say nothing.
+register_pytree_node(
+    Output,
+    lambda output: ([getattr(output, member.name) for member in fields(Output)], None),
+    lambda members, _: Output(*members),
+)
 
 
 @runtime_checkable

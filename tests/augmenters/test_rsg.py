@@ -75,6 +75,25 @@ def test_idle_nothing_is_generated_and_q_learns_on_pairs_of_the_batch():
     assert {name: term.item() for name, term in out.terms.items()} == pytest.approx({"cesc": expected})
 
 
+@pytest.mark.parametrize("active", [True, False])
+def test_what_stood_still_stands_still_in_a_loop_that_sets_gradients_to_0(active):
+    rsg = trained(active=not active)
+    optimizer = torch.optim.SGD(rsg.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        out = run(rsg, maps())
+        (out.features.square().mean() + out.loss).backward()
+        optimizer.step()
+
+    step()
+    rsg.active = active
+    frozen = rsg.pair_classifier if active else rsg.transformation
+    before = [parameter.clone() for parameter in frozen.parameters()]
+    step()
+    assert all(torch.equal(was, now) for was, now in zip(before, frozen.parameters(), strict=True))
+
+
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     out = run(trained(cesc=3.0, mv=5.0), maps())
     torch.testing.assert_close(out.loss.detach(), 3 * out.terms["cesc"] + 5 * out.terms["mv"])

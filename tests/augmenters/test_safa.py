@@ -801,6 +801,16 @@ def test_class_counts_may_be_a_list_tensor_or_array(kind):
     assert SAFA(2, kind(COUNTS), head_ratio=0.4).is_head.tolist() == [False, True, False, True, False]
 
 
+def test_head_classes_are_those_of_its_own_counts_whatever_state_it_takes_over():
+    other, safa = SAFA(2, COUNTS, head_ratio=0.4), SAFA(2, [90, 1, 80, 2, 3], head_ratio=0.4)
+    state = other.state_dict()
+    safa.load_state_dict(state)
+    assert safa.is_head.tolist() == [True, False, True, False, False]
+    safa.load_state_dict({**state, "is_head": other.is_head})  # as states held them
+    assert safa.is_head.tolist() == [True, False, True, False, False]
+    assert torch.equal(safa.delta_adapter[0].weight, other.delta_adapter[0].weight)
+
+
 def test_a_class_without_training_images_is_a_tail_class():
     assert SAFA(2, [0, 90, 0, 80, 1], head_ratio=0.4).is_head.tolist() == [False, True, False, True, False]
 

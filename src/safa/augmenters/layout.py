@@ -41,7 +41,12 @@ class TailAugmenter(nn.Module):
         _check(channels, layout)
         self.channels, self.layout, self.head_ratio = channels, layout, head_ratio
         is_head = head_classes(checked_counts(class_counts, least=0), head_ratio)
-        self.register_buffer("is_head", torch.tensor(is_head))
+        # Not saved: counts say it, and a state of other counts would say it otherwise, unnoticed.
+        self.register_buffer("is_head", torch.tensor(is_head), persistent=False)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.pop(f"{prefix}is_head", None)  # states of before 2026-12 have it
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def kernel(self) -> int:

@@ -44,8 +44,8 @@ class Reading:
             point ``drawn`` evenly between them, as far as ``judged`` by Q: by the probability, which learns nothing
             by it, that the two are of one class, or ``growing`` from next to none of it to the whole. The terms see
             the generated one.
-        growing_steps: a growing reach is the whole way from this training step on; those that generate nothing are not
-            counted.
+        growing_steps: a growing reach is the whole way after so many batches that rows were generated in; a step that
+            adds up the gradients of several counts them all.
         practice: whether E, D, G and Q learn by their own terms while the stage generates nothing.
     """
 

@@ -90,8 +90,11 @@ class RSG(TailAugmenter):
     @active.setter
     def active(self, value: bool) -> None:
         self._active = value
-        self.transformation.requires_grad_(value)
-        self.pair_classifier.requires_grad_(not value)
+        for module, learns in ((self.transformation, value), (self.pair_classifier, not value)):
+            for parameter in module.parameters():
+                parameter.requires_grad_(learns)
+                if not learns:  # a loop may set gradients to 0, by which momentum and decay would go on
+                    parameter.grad = None
 
     def forward(self, features: Tensor, labels: Tensor) -> Augmented:
         """Real rows in order, then the generated ones: none in evaluation, or without head or tail row.

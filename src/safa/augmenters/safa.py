@@ -282,7 +282,8 @@ def _adaptation(delta: Tensor, adapted: Tensor, tail: Tensor) -> dict[str, Tenso
     Args:
         delta, adapted, tail: shape (n, c, h, w).
     """
-    delta, adapted, tail = (lifted(maps).flatten(1) for maps in (delta, adapted, tail))
+    # In the order that they have in memory, for another is a copy of all.
+    delta, adapted, tail = (lifted(maps).movedim(1, -1).flatten(1) for maps in (delta, adapted, tail))
     return {
         "delta_size": adapted.abs().mean() / tail.abs().mean(),
         "delta_cosine": F.cosine_similarity(delta, adapted).mean(),
