@@ -20,7 +20,7 @@ SOURCE = Path(safa.__file__).parent
 # A unit may import units of the rows above its own, and none of its own row.
 ROWS = [
     {"devices", "errors", "precision", "processes", "seeding", "stop", "types"},
-    {"averaging", "classes", "crossing", "files", "sums", "tracking"},
+    {"averaging", "classes", "console", "crossing", "files", "sums", "tracking"},
     {"recipe", "progress", "weighting", "heads", "plugin", "report", "catalog", "library", "checkpoint"},
     {"losses", "sampling", "augmenters", "backbones", "methods", "plan", "assembly", "data"},
     {"evaluate", "machine", "provenance"},

@@ -170,6 +170,37 @@ def test_a_value_the_target_refuses_is_reported_with_its_options(monkeypatch):
     )
 
 
+def leaving() -> None:
+    raise SystemExit("enough")
+
+
+def forgetful() -> None:
+    raise KeyError("size")
+
+
+@pytest.mark.parametrize(("name", "said"), [("leaving", "SystemExit: enough"), ("forgetful", "KeyError: 'size'")])
+def test_whatever_somebody_elses_class_raises_is_said_of_it(name, said):
+    with pytest.raises(UserError, match=f"sampler 'tests.test_catalog:{name}' cannot be made: {said}"):
+        build("sampler", f"tests.test_catalog:{name}", {})
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("1 +", "SyntaxError: invalid syntax"), ("{}['a']", "KeyError: 'a'"), ("exit(3)", "SystemExit: 3")],
+)
+def test_whatever_goes_wrong_in_somebody_elses_module_is_said_of_its_name(tmp_path, monkeypatch, code, said):
+    (tmp_path / "of_somebody_else.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=f"augmentation 'of_somebody_else:Aug' cannot be imported: {said}"):
+        resolve("augmentation", "of_somebody_else:Aug")
+
+
+def test_a_defect_of_the_librarys_own_stays_one(monkeypatch):
+    monkeypatch.setattr("safa.heads.CosineHead.__init__", lambda self, **_: {}["a"])
+    with pytest.raises(KeyError):
+        build("head", "cosine", {}, in_features=2, num_classes=2)
+
+
 def test_what_is_missing_is_reported():
     with pytest.raises(UserError, match="cannot be made with {}: demanding\\(\\) missing 1 required"):
         build("loss", "tests.test_catalog:demanding", {})

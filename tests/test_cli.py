@@ -20,10 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import safa
-from safa import cli, commands, library
+from safa import cli, commands, console, library
 from safa import recipe as recipes
 from safa.checkpoint import CHECKPOINT
-from safa.commands import console, trained, training
+from safa.commands import trained, training
 from safa.data import digits
 from safa.recipe import Named
 from safa.report import lines
@@ -952,6 +952,21 @@ def test_a_users_mistake_is_a_sentence_with_the_value_and_the_way_out(
     monkeypatch.chdir(tmp_path)
     assert message in mistake(*arguments.split())
     assert not any(tmp_path.rglob(CHECKPOINT))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "after"),
+    [
+        (("train", "digits/ce", "--data", ""), "--data"),
+        (("train", "digits/ce", "--out="), "--out"),
+        (("data", ""), "data"),
+        (("report", "", "--markdown"), "report"),
+        (("predict", "runs/x", "", "new"), "runs/x"),
+        (("",), "safa"),
+    ],
+)
+def test_a_variable_that_the_shell_does_not_know_is_not_taken_for_the_folder_one_is_in(arguments, after, mistake):
+    assert mistake(*arguments) == f"what follows {after} is empty; is it a variable of the shell that is not set?\n"
 
 
 def test_a_place_that_cannot_be_written_is_a_users_mistake(mistake, files, tmp_path):

@@ -27,7 +27,7 @@ def test_a_card_that_holds_another_kind_is_called_so(key, tiny_run, tiny_recipe,
     card = json.loads((copied / "data.json").read_text())
     (copied / "data.json").write_text(json.dumps({**card, key: None}))
     with pytest.raises(UserError, match=rf"data\.json: {key} is a list, got None; delete the run's result\.json"):
-        job_of(copied) if key == "changes" else refuse_other_names(Job("tiny", tiny_recipe, copied), tiny_data)
+        job_of(copied) if key == "changes" else refuse_other_names(Job("tiny", tiny_recipe, copied), tiny_data, "")
 
 
 def test_the_job_of_a_run_is_what_it_was_made_for(tiny_run, tiny_recipe):

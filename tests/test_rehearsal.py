@@ -261,6 +261,12 @@ class Twisted:
         return iter(self.first)
 
 
+class Endless(Twisted):
+    """A sampler of one's own that does not say how many batches an epoch has."""
+
+    __len__ = None
+
+
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
@@ -268,6 +274,7 @@ class Twisted:
         (Named("tests.test_rehearsal:Twisted", {"first": [0, 98]}), "of the 98 training images; it gives [0, 98]"),
         (Named("tests.test_rehearsal:Twisted", {"first": 3}), "of the 98 training images; it gives 3"),
         (Named("tests.test_rehearsal:Twisted", {"first": [0.5]}), "of the 98 training images; it gives [0.5]"),
+        (Named("tests.test_rehearsal:Endless", {"first": [0]}), "gives no batch: TypeError: "),
         (Named("tests.test_rehearsal:Twisted", {"first": []}), "of the 98 training images; it gives []"),
     ],
 )

@@ -727,6 +727,15 @@ def test_a_run_is_evaluated_with_the_classifier_of_its_last_stage(
     assert (found["error"], found["ece"]) == (line["error_last"], line["ece"])
 
 
+def test_a_run_is_not_evaluated_on_the_same_images_under_other_names(tiny_run, tiny_data, monkeypatch):
+    renamed = replace(tiny_data, source=replace(tiny_data.source, class_names=("zero", *"123456789")))
+    monkeypatch.setattr(runs, "load", lambda _: renamed)
+    with pytest.raises(
+        UserError, match=r"the class 'zero' of digits was called '0' when .* was trained; call it so again$"
+    ):
+        runs.evaluate_run(tiny_run)
+
+
 def test_a_run_without_a_checkpoint_is_not_evaluated_as_if_it_were_trained(copied):
     (copied / CHECKPOINT).unlink()
     with pytest.raises(

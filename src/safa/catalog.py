@@ -151,6 +151,10 @@ def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> A
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{kind} {name!r} cannot be made with {dict(options)}: {error}") from error
+    except (Exception, SystemExit) as error:
+        if ":" not in name:  # what comes with the library has a defect
+            raise
+        raise UserError(f"{kind} {name!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def parameters(kind: str, name: str) -> Mapping[str, inspect.Parameter]:
@@ -182,6 +186,10 @@ def resolve(kind: str, name: str) -> Any:
         ) from error
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for '' and '.relative'
         raise UserError(f"{kind} {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        if ":" not in name:  # as in ``build``
+            raise
+        raise UserError(f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(target):
         raise UserError(f"{kind} {name!r} is {type(target).__name__}, not a class or function")
     return target

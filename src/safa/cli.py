@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+from itertools import pairwise
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     _let_every_name_be_printed()
     try:
+        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         chosen = parser().parse_args(arguments)
         values = chosen[chosen.command].as_dict() if chosen.command else {}
         run = commands.list_names if chosen.command == "list" else getattr(commands, chosen.command)
@@ -68,6 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"safa: cannot reach {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 2
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """A variable that the shell does not know leaves an empty argument, which as a path would be this folder."""
+    for before, given in pairwise(["safa", *arguments]):
+        option = before if given == "" else given.removesuffix("=") if re.fullmatch(r"--\w+=", given) else None
+        if option is not None:
+            raise UserError(f"what follows {option} is empty; is it a variable of the shell that is not set?")
 
 
 def _let_every_name_be_printed() -> None:

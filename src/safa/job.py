@@ -111,15 +111,17 @@ def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:
         )
 
 
-def refuse_other_names(job: Job, data: LongTailed) -> None:
-    """Raise a UserError if classes were called otherwise when the job's run was trained; a page has one name each."""
+def refuse_other_names(job: Job, data: LongTailed, way_out: str) -> None:
+    """Raise a UserError, with the way out, if classes were called otherwise when the job's run was trained.
+
+    A page has one name for each, and so has a network in use.
+    """
     now, card = list(data.source.class_names), job.folder / CARD
     then = _list_in(card, read_json(card), "class_names", now)
     if then != now:
         old, new = next((old, new) for old, new in zip(then, now, strict=True) if old != new)
         raise UserError(
-            f"the class {new!r} of {data.source.name} was called {old!r} when {job.folder} was trained; call it so "
-            "again, or name another folder with --out"
+            f"the class {new!r} of {data.source.name} was called {old!r} when {job.folder} was trained; {way_out}"
         )
 
 

@@ -131,6 +131,7 @@ def _try_last_batch(parts: Parts, stage: recipes.Stage, model: nn.Module) -> Non
     with _explained(f"sampler {stage.sampler.name!r} gives no batch"):
         sampler, size = parts.sampler(stage), parts.data.source.image_size
         sampler.set_epoch(0)
+        len(sampler)  # the steps of an epoch, which one of the user's own may not tell
         first = np.asarray(next(iter(sampler)))
     images = len(parts.data.train)
     if first.ndim != 1 or first.dtype.kind not in "iu" or not 0 <= first.min() <= first.max() < images:

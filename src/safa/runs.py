@@ -114,6 +114,7 @@ def evaluate_run(folder: Path, split: str = "test", root: str | None = None) -> 
         raise UserError(f"the file of {edited} was changed since {folder} was trained; put it back, or train again")
     data = load(job.recipe.data)
     refuse_other_images(job, data, "name their folder with --root")
+    refuse_other_names(job, data, "call it so again")
     images = data.source.test if split == "test" else data.validation
     if images is None:
         raise UserError(f"{folder} has no validation images; set data.validation in the recipe to cut some")
@@ -237,7 +238,7 @@ def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], mach
         refuse_another_recipe(job)
         if (job.folder / RESULT).exists():
             refuse_other_images(job, data, "name their folder with --root, or for a new run another folder with --out")
-            refuse_other_names(job, data)
+            refuse_other_names(job, data, "call it so again, or name another folder with --out")
             continue
         for folder in filter(None, (job.folder, machine.cache)):
             files.refuse_unwritable(folder)

@@ -120,6 +120,8 @@ def test_a_resized_crop_has_the_ranges_that_the_page_of_recipes_names():
     [
         (lambda: CropFlip(padding=-1), "padding is a number of whole pixels on every side, at least 0, got -1"),
         (lambda: CropFlip(padding=2.5), "padding is a number of whole pixels on every side, at least 0, got 2.5"),
+        (lambda: CropFlip(flip=0.3), "flip is true or false, got 0.3"),
+        (lambda: ResizedCrop(flip="no"), "flip is true or false, got no"),
         (lambda: Shift("much"), "padding is a number of whole pixels on every side, at least 0, got much"),
         (lambda: ResizedCrop(scale=0.5), "scale is a range of two numbers above 0, the smaller one first, got 0.5"),
         (lambda: ResizedCrop(scale=[1.0, 0.2]), "scale is a range of two numbers above 0, the smaller one first, got"),

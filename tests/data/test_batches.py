@@ -205,6 +205,16 @@ def test_a_request_to_stop_that_reaches_a_worker_leaves_it_at_work(number, files
 # --- evaluation --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("index", [-1, 10])
+def test_an_index_beyond_the_images_is_named(index, split):
+    class Late(InOrder):
+        def __iter__(self):
+            yield from ([0, 1], [2, index])
+
+    with pytest.raises(UserError, match=rf"the sampler gives the index {index}; those of 10 images are 0 to 9"):
+        next(batches(split, sampler=Late(4, 2)).epoch(0))
+
+
 def test_in_order_is_in_order_whatever_the_epoch():
     sampler = InOrder(10, 4)
     sampler.set_epoch(3)

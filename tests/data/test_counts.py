@@ -96,6 +96,7 @@ def test_an_inverted_factor_is_refused_with_the_likely_meaning(counts):
     ("largest", "num_classes", "factor", "message"),
     [
         (0, 10, 2, "largest"),
+        (10**20, 10, 2, "at least 1 and below 2\\*\\*53, got 1000"),
         (5, 0, 2, "num_classes"),
         (5, 10, float("nan"), "got nan"),
         (5, 10, float("inf"), "got inf"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,22 @@ def test_classes_that_hold_folders_of_the_same_names_are_named_in_a_note(tmp_pat
     source = load_source(str(nested(tmp_path, "rotten", "sound")), image_size=32)
     assert source.class_names == ("rotten", "sound")
     assert "the classes are rotten, sound, each of which holds ant, bee, cat, which are none" in source.notes
+
+
+@pytest.mark.parametrize("splits", [["train"], ["Test", "train"]])
+def test_data_sets_beside_each_other_are_not_taken_for_classes(tmp_path, splits):
+    for data_set in ("birds", "fishes"):
+        for split in splits:
+            fill(tmp_path / data_set / split, {"ant": 5, "bee": 5})
+    said = rf"birds, fishes would be its classes, but each of them holds {', '.join(splits)}; if they are data sets, "
+    with pytest.raises(UserError, match=said + f"name one of .* into folders like {splits[0]}/birds"):
+        load_source(str(tmp_path))
+
+
+def test_a_folder_around_one_data_set_is_told_of(tmp_path):
+    fill(tmp_path / "birds" / "train", {"ant": 5, "bee": 5})
+    with pytest.raises(UserError, match=r"has one folder, 'birds', which holds train; if these .* give '.*birds'"):
+        load_source(str(tmp_path))
 
 
 def test_a_folder_around_the_folder_of_classes_is_told_of(tmp_path):
@@ -465,6 +483,16 @@ def test_a_class_name_that_is_not_utf_8_is_refused(three):
     with pytest.raises(UserError, match=r"class folder '.*train/caf\\udce9' is not UTF-8; rename") as caught:
         load_source(str(three))
     str(caught.value).encode()  # it can be printed
+
+
+def test_a_class_name_that_only_python_does_not_take_for_utf_8_is_no_fault_of_the_name(three):
+    (three / "train" / "caf\u00e9").mkdir()
+    code = "import sys; from safa.data.sources import load_source; load_source(sys.argv[1])"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(three)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "is not UTF-8; Python takes names of files for ascii here; set PYTHONUTF8=1" in ended.stderr
 
 
 def test_dark_images_are_remarked(tmp_path):

@@ -154,6 +154,12 @@ def test_mistakes_in_the_file_are_named(tmp_path, lines, message):
         load_source(write(tmp_path, *lines))
 
 
+@pytest.mark.parametrize(("before", "line"), [([], 1), (["a.png,ant"], 3)])
+def test_a_quote_that_is_not_closed_is_looked_for_where_it_may_be(tmp_path, before, line):
+    with pytest.raises(UserError, match=rf"from line {line} on: .*; is a quote there not closed\?"):
+        load_source(write(tmp_path, "path,label", *before, '"b.png,bee', "c.png,cat"))
+
+
 def test_a_file_in_another_encoding_is_named(tmp_path):
     with pytest.raises(UserError, match=r"list\.csv' as a CSV file in UTF-8: .*; save it as UTF-8"):
         load_source(write(tmp_path, "path,label", "café.png,a", encoding="latin-1"))

@@ -149,12 +149,19 @@ def test_corrupt_files_are_skipped_by_name_and_counted(deployed, damaged, batch_
     ]
 
 
+def test_that_no_file_at_all_could_be_read_is_an_error_even_when_skipping(deployed, damaged):
+    broken = [damaged / "b.png", damaged / "c.jpg"]
+    with pytest.raises(UserError, match="none of the 2 files could be read as an image"):
+        list(predict_paths(deployed, broken, on_corrupt="skip", batch_size=1))
+
+
 def test_what_cannot_be_predicted_is_said_at_once(deployed, tmp_path, photos):
     (tmp_path / "empty").mkdir()
     for paths, options, message in [
         ([tmp_path / "nothing"], {}, "there is no file or folder"),
         ([tmp_path / "empty"], {}, r"holds no image; images end in \.bmp"),
         ([], {}, "no image to predict"),
+        ([""], {}, "one of the paths is empty"),
         ([photos], {"top": 0}, "top must lie between 1 and the number of classes, 10, got 0"),
         ([photos], {"top": 11}, "got 11"),
         ([photos], {"batch_size": 0}, "batch_size must be at least 1, got 0"),

@@ -15,6 +15,8 @@ from tests.recipe.conftest import with_keys
         ("clip: 0", "clip is the largest norm of the gradient, above 0, got 0"),
         ("data: {validation: 1}", "validation is a fraction in [0, 1), got 1"),
         ("data: {head_ratio: 1.5}", "head_ratio is the share of classes that are head, in (0, 1), got 1.5"),
+        ("data: {many_above: -1}", "data.many_above is a number of training images, got -1"),
+        ("data: {few_below: -7, many_above: 3}", "data.few_below is a number of training images, got -7"),
         ("data: {image_size: 0}", "image_size is a number of pixels, got 0"),
         ("data: {imbalance_factor: .nan}", "imbalance_factor is largest over smallest class, so at least 1, got nan"),
         ("schedule: {lr: -0.1}", "schedule.lr must be at least 0, got -0.1"),

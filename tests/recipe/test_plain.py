@@ -79,6 +79,7 @@ def test_an_unknown_key_inside_a_stage_is_refused_with_the_closest(stage, messag
         ("precision: bf15", "precision must be one of float32, bf16, fp16, got 'bf15'; did you mean 'bf16'?"),
         ("data: cifar10", "data must be a mapping, got 'cifar10'"),
         ("model: {backbone: 32}", "model.backbone must be a name or a mapping with a 'name', got 32"),
+        ("model: {head: {name: cosine, 1: 2}}", "model.head has the key 1; names of options are text"),
         ("model: {head: {scale: 30}}", "model.head must be a name or a mapping with a 'name'"),
         ("data: {imbalance_factor: many}", "data.imbalance_factor must be of type float, got 'many'"),
     ],

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import safa
@@ -17,6 +16,7 @@ from safa.bench import costs, figures
 from safa.bench.memory import kind, kind_beyond
 from safa.bench.methods import methods
 from safa.bench.setting import Setting, cores
+from safa.console import out
 from safa.files import refuse_unappendable_file
 from safa.provenance import commit_of_process
 from safa.report import bench, lines
@@ -41,7 +41,7 @@ def run(steps: int, rounds: int, batch_size: int, model: str, precision: str, re
     """
     setting = _checked(model, batch_size, precision, results)
     begun = _begun("bench", setting, rounds, steps)
-    with _console().status("variants take turns"):
+    with out.status("variants take turns"):
         found = figures.measure(setting, rounds, steps)
     return _finished({**begun, "figures": dataclasses.asdict(found), "memory_of": kind(setting.device)}, results)
 
@@ -50,7 +50,7 @@ def run_methods(steps: int, rounds: int, batch_size: int, model: str, precision:
     """Measure every method's step and inference against plain cross-entropy; arguments and line as of ``run``."""
     setting = _checked(model, batch_size, precision, results)
     begun = _begun("steps", setting, rounds, steps)
-    with _console().status("methods take turns"):
+    with out.status("methods take turns"):
         found = costs.measure(setting, methods(), rounds, steps)
     return _finished({**begun, "figures": dataclasses.asdict(found), "memory_of": kind_beyond(setting.device)}, results)
 
@@ -86,7 +86,7 @@ def _begun(kind: str, setting: Setting, rounds: int, steps: int) -> Line:
 
 def _finished(line: Line, results: str | None) -> Line:
     """The line, printed as a table and appended."""
-    _console().print(_table(line), bench.where(line), sep="\n", markup=False)
+    out.print(_table(line), bench.where(line), sep="\n", soft_wrap=True)
     if results is not None:
         lines.append(Path(results), line)
     return line
@@ -97,7 +97,3 @@ def _table(line: Line) -> Table:
     for row in bench.rows(line):
         table.add_row(*row)
     return table
-
-
-def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False)

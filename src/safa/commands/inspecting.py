@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Column, Table
 
-from safa.commands.console import out, say
+from safa.console import out, say
 from safa.errors import UserError, closest
 from safa.files import refuse_unwritable_file
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.console import out, say, warn
+from safa.console import out, say, warn
 from safa.errors import UserError
 from safa.files import RECIPE, refuse_unwritable_file, resumed_by
 from safa.report.lines import RESULT

@@ -12,7 +12,7 @@ from typing import Any, Literal, TextIO
 from rich.table import Table
 
 from safa.classes import by_count
-from safa.commands.console import out, say, warn
+from safa.console import out, say, warn
 from safa.errors import UserError, closest
 
 Writer = Callable[[Iterable[Any], TextIO], None]

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from safa import library
-from safa.commands.console import out, say
+from safa.console import out, say
 from safa.errors import UserError
 from safa.files import RECIPE, readable, resumed_by
 from safa.processes import is_first_process

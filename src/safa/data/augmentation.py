@@ -22,7 +22,7 @@ class CropFlip:
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
         if not isinstance(padding, int) or padding < 0:
             raise UserError(f"padding is a number of whole pixels on every side, at least 0, got {padding}")
-        self.padding, self.flip = padding, flip
+        self.padding, self.flip = padding, _whether("flip", flip)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images (n, h, w, c) uint8 -> the same shape and type, in one gather for the whole batch."""
@@ -57,7 +57,7 @@ class ResizedCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: bool = True,
     ) -> None:
-        self.scale, self.ratio, self.flip = _range("scale", scale), _range("ratio", ratio), flip
+        self.scale, self.ratio, self.flip = _range("scale", scale), _range("ratio", ratio), _whether("flip", flip)
         if self.scale[1] > 1:
             raise UserError(f"scale is a range of shares of the image's area, at most 1, got {list(scale)}")
 
@@ -78,6 +78,12 @@ class ResizedCrop:
         grid = F.affine_grid(transform, list(planes.shape), align_corners=False)
         cropped = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         return cropped.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _whether(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{name} is true or false, got {value}")
+    return value
 
 
 def _range(name: str, bounds: Any) -> tuple[float, float]:

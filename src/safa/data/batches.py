@@ -85,6 +85,7 @@ class Batches:
         """Yield (images (n, 3, h, w) float32, labels (n,)) of the epoch, from batch ``start`` on."""
         self.sampler.set_epoch(epoch)
         batches = list(self.sampler)[start:]
+        _refuse_others(batches, len(self.labels))
         rows = placed(self.device, *(torch.as_tensor(np.asarray(batch)) for batch in batches)) if batches else ()
         raw = (self.images[indices] for indices in rows) if self.files is None else self._decoded(batches)
         for step, (indices, images) in enumerate(zip(rows, raw, strict=True), start):
@@ -111,6 +112,14 @@ class Batches:
             if isinstance(images, UserError):
                 raise images
             yield images.to(self.device, non_blocking=self.device.type == "cuda")
+
+
+def _refuse_others(batches: list[Sequence[int]], images: int) -> None:
+    """A sampler of the user's own is tried before training with its first batch alone."""
+    for indices in map(np.asarray, batches):
+        wrong = indices[(indices < 0) | (indices >= images)]
+        if len(wrong):
+            raise UserError(f"the sampler gives the index {wrong[0]}; those of {images} images are 0 to {images - 1}")
 
 
 class InOrder:

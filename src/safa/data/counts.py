@@ -80,8 +80,10 @@ def count_labels(labels: NDArray[Any], num_classes: int) -> IntArray:
 def _check_profile(largest: int, num_classes: int, imbalance_factor: float) -> None:
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, got {num_classes}")
-    if largest < 1:
-        raise UserError(f"largest is the number of images of the most frequent class, so at least 1, got {largest}")
+    if not 1 <= largest < 2**53:  # above, floats leave numbers out
+        raise UserError(
+            f"largest is the number of images of the most frequent class, at least 1 and below 2**53, got {largest}"
+        )
     if not (1 <= imbalance_factor < float("inf")):
         hint = f"; did you mean {1 / imbalance_factor:g}?" if 0 < imbalance_factor < 1 else ""
         raise UserError(f"imbalance_factor is largest over smallest class, so at least 1, got {imbalance_factor}{hint}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 from collections import ChainMap, Counter
 from collections.abc import Iterator, MutableMapping
@@ -117,13 +118,15 @@ def _folders_of_classes(root: Path, classes: list[Path]) -> Iterator[str]:
     """A note where all folders hold folders of the same names: these may be the classes, and those splits.
 
     Raises:
-        UserError: if the names of the folders speak of splits, or if there is one folder, which holds several.
+        UserError: if the names of the folders speak of splits, if all hold a split, or if there is one folder, which
+            holds several.
     """
     if any(map(_holds_images, classes)):
         return
     inside = [{folder.name for folder in _folders(within)} for within in classes]
     shared = sorted(set.intersection(*inside)) if inside else []
-    if len(shared) < 2:
+    splits = [name for name in shared if name.lower() in SPLIT_NAMES]
+    if len(shared) < 2 and not splits:
         return
     if len(classes) == 1:
         raise UserError(
@@ -131,6 +134,12 @@ def _folders_of_classes(root: Path, classes: list[Path]) -> Iterator[str]:
             f"classes or splits, give {str(classes[0])!r}"
         )
     names = [folder.name for folder in classes]
+    if splits:
+        raise UserError(
+            f"{str(root)!r} has no train/ folder, so {first_few(names)} would be its classes, but each of them holds "
+            f"{first_few(splits)}; if they are data sets, name one of them, and if they are classes, put their images "
+            f"into folders like {splits[0]}/{names[0]}"
+        )
     if any(part in SPLIT_NAMES for name in names for part in re.split(r"[^a-z]+", name.lower())):
         raise UserError(
             f"{str(root)!r} has no train/ folder, so {first_few(names)} would be its classes, but each of them holds "
@@ -155,7 +164,7 @@ def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
         try:
             folder.name.encode()
         except UnicodeEncodeError as error:  # a report or a model file could not hold it
-            raise UserError(f"the name of the class folder {str(folder)!r} is not UTF-8; rename the folder") from error
+            raise UserError(f"the name of the class folder {str(folder)!r} is not UTF-8; {_mended(folder)}") from error
     names = tuple(folder.name for folder in classes)
     if twins := look_alikes(names):
         raise UserError(
@@ -163,6 +172,15 @@ def _names(train: Path, classes: list[Path]) -> tuple[str, ...]:
             "images into one of them"
         )
     return names
+
+
+def _mended(folder: Path) -> str:
+    """How a name can be read that Python could not."""
+    try:
+        os.fsencode(folder.name).decode()
+    except UnicodeDecodeError:
+        return "rename the folder"
+    return f"Python takes names of files for {sys.getfilesystemencoding()} here; set PYTHONUTF8=1"
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -50,6 +50,8 @@ def load_source(
         UserError: for whatever is missing, empty, out of range or unreadable, before any training starts.
     """
     _check_options(image_size, on_corrupt)
+    if not name:  # as a path it would be the folder that one is in
+        raise UserError("the name of the data set is empty; name a built-in one, a folder or a CSV file")
     if name in BUILT_IN:
         return _built_in(name, root, image_size)
     found, base = _located(name, expanded(root) if root else None)

@@ -44,15 +44,21 @@ def list_table(file: Path, name: str, base: Path) -> Listing:
 
 
 def _read_rows(file: Path) -> list[Row]:
+    rows: list[Row] = []
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
             reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
             _check_columns(file, list(reader.fieldnames))
-            rows = [_row(file, reader.line_num, cells) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows.extend(_row(file, reader.line_num, cells) for cells in reader)
+    except (OSError, UnicodeDecodeError) as error:
         way_out = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise UserError(f"cannot read {str(file)!r} as a CSV file in UTF-8: {error}{way_out}") from error
+    except csv.Error as error:
+        line = rows[-1][0] + 1 if rows else 1
+        raise UserError(
+            f"cannot read {str(file)!r} as a CSV file from line {line} on: {error}; is a quote there not closed?"
+        ) from error
     if not rows:
         raise UserError(f"{str(file)!r} has a header but no rows; add one line per image")
     return rows

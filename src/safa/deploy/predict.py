@@ -75,7 +75,7 @@ def predict_paths(
 
     Raises:
         UserError: at once, for a missing path, a folder without images or a wrong ``top`` or ``batch_size``;
-            on the way, for a corrupt file when ``on_corrupt`` is ``stop``.
+            on the way, for a corrupt file when ``on_corrupt`` is ``stop``; at the end, if no file could be read.
     """
     classes = len(deployed.card.class_names)
     if not 1 <= top <= classes:
@@ -84,7 +84,7 @@ def predict_paths(
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
     if on_corrupt not in ("stop", "skip"):
         raise UserError(f"on_corrupt must be stop or skip, got {on_corrupt!r}")
-    files = list(dict.fromkeys(chain.from_iterable(_files(Path(path)) for path in paths)))
+    files = list(dict.fromkeys(chain.from_iterable(map(_files, paths))))
     if not files:
         raise UserError("no image to predict; give image files or folders")
     # A generator would check its arguments only when the first prediction is taken from it.
@@ -99,7 +99,7 @@ def to_csv(predictions: Iterable[Prediction], stream: TextIO, top: int = 1) -> N
     Args:
         predictions: from ``predict_paths``.
         stream: takes the text.
-        top: how many classes each prediction names, for the header, which is there even if no image could be read.
+        top: how many classes each prediction names, for the header.
     """
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_header(top))
@@ -138,6 +138,8 @@ def _predictions(
         read = [(path, image) for path, image in zip(batch, outcomes, strict=True) if isinstance(image, np.ndarray)]
         if read:
             yield from _predict_batch(deployed, read, top)
+    if skipped == len(files):
+        raise UserError(f"none of the {skipped} files could be read as an image, so there is nothing to predict")
     if skipped:
         say(f"{skipped} of {len(files)} files could not be read and were skipped")
 
@@ -155,8 +157,11 @@ def _predict_batch(deployed: Deployed, read: Sequence[tuple[Path, ByteArray]], t
     ]
 
 
-def _files(path: Path) -> list[Path]:
+def _files(given: Path | str) -> list[Path]:
     """The file itself, whatever its extension, or the images in a folder."""
+    if given == "":  # as a path it would be the folder that one is in
+        raise UserError("one of the paths is empty; give image files or folders")
+    path = Path(given)
     if path.is_dir():
         found = list(images_in(path))
         if not found:

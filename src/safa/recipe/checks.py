@@ -90,6 +90,9 @@ def _check_data(data: Data, where: str) -> None:
         factor = data.imbalance_factor
         meant = f"; did you mean {1 / factor:g}?" if factor > 0 else ""
         raise UserError(f"imbalance_factor is largest over smallest class, so at least 1, got {factor:g}{meant}")
+    for name in ("many_above", "few_below"):
+        if getattr(data, name) < 0:
+            raise UserError(f"{where}.data.{name} is a number of training images, got {getattr(data, name)}")
     if not 0 <= data.validation < 1:
         raise UserError(f"{where}.data.validation is a fraction in [0, 1), got {data.validation:g}")
     if not 0 < data.head_ratio < 1:

@@ -67,6 +67,9 @@ def _read_named(kind: Any, plain: Any, where: str) -> Any:
         return kind(plain)
     if not isinstance(plain, Mapping) or not isinstance(plain.get("name"), str):
         raise UserError(f"{where} must be a name or a mapping with a 'name', got {plain!r}")
+    strange = next((key for key in plain if not isinstance(key, str)), None)
+    if strange is not None:
+        raise UserError(f"{where} has the key {strange!r}; names of options are text")
     hints = typing.get_type_hints(kind)
     own = {f.name for f in dataclasses.fields(kind)} - {"options"}
     known = {key: read(hints[key], value, f"{where}.{key}") for key, value in plain.items() if key in own}
