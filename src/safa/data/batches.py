@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from safa.data.augmentation import Augmentation
 from safa.data.images import decode
 from safa.data.sources import Split
+from safa.data.types import IntArray
 from safa.devices import placed
 from safa.errors import UserError
 from safa.seeding import seed_for
@@ -84,9 +85,9 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (n, 3, h, w) float32, labels (n,)) of the epoch, from batch ``start`` on."""
         self.sampler.set_epoch(epoch)
-        batches = list(self.sampler)[start:]
+        batches = [np.asarray(batch) for batch in self.sampler][start:]
         _refuse_others(batches, len(self.labels))
-        rows = placed(self.device, *(torch.as_tensor(np.asarray(batch)) for batch in batches)) if batches else ()
+        rows = placed(self.device, *map(torch.from_numpy, batches)) if batches else ()
         raw = (self.images[indices] for indices in rows) if self.files is None else self._decoded(batches)
         for step, (indices, images) in enumerate(zip(rows, raw, strict=True), start):
             if self.augmentation is not None:
@@ -94,14 +95,14 @@ class Batches:
                 images = self.augmentation(images, generator)
             yield self.normalise(images), self.labels[indices]
 
-    def _decoded(self, batches: list[Sequence[int]]) -> Iterator[Tensor]:
+    def _decoded(self, batches: list[IntArray]) -> Iterator[Tensor]:
         assert self.files is not None
         with warnings.catch_warnings():
             # torch advises at most as many workers as cores; decoding waits on the disk, so more may be right.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             loader = DataLoader(
                 self.files,
-                batch_sampler=[list(batch) for batch in batches],
+                batch_sampler=[batch.tolist() for batch in batches],
                 collate_fn=_stacked,
                 num_workers=self.workers,
                 worker_init_fn=_heed_no_signal,
@@ -114,9 +115,9 @@ class Batches:
             yield images.to(self.device, non_blocking=self.device.type == "cuda")
 
 
-def _refuse_others(batches: list[Sequence[int]], images: int) -> None:
+def _refuse_others(batches: list[IntArray], images: int) -> None:
     """A sampler of the user's own is tried before training with its first batch alone."""
-    for indices in map(np.asarray, batches):
+    for indices in batches:
         wrong = indices[(indices < 0) | (indices >= images)]
         if len(wrong):
             raise UserError(f"the sampler gives the index {wrong[0]}; those of {images} images are 0 to {images - 1}")
