@@ -23,6 +23,7 @@ PAPER = {"cifar100": (57.11, 53.96), "cifar10": (21.88, 19.52)}  # Table 1, imba
 TEST, VALIDATION = "error_last", "balanced_error_validation"
 BASE = "LDAM-DRW [averaged]"
 TENTH = "LDAM-DRW-SAFA [tenth rate, ordinary batches] [averaged]"
+WITHOUT_ANY = "LDAM-DRW-SAFA w/o any term [ablation]"
 MIXED = "mixup-Balanced Softmax"
 PAIRS = "LDAM-DRW-SAFA [averaged]"
 
@@ -69,6 +70,11 @@ def since(figure: str = TEST) -> list[float]:
 def at_factor(factor: float) -> list[float]:
     """Gains of SAFA in that stage on Fashion-MNIST-LT at other factors."""
     return gains(*(runs("factors", FASHION, name, factor=factor) for name in (BASE, TENTH)))
+
+
+def of_terms(method: str, figure: str = TEST) -> list[float]:
+    """Gains of SAFA with its terms or without on Fashion-MNIST-LT."""
+    return gains(*(runs("terms-fashion", FASHION, name, figure) for name in (BASE, method)))
 
 
 def at_factor_of_cifar() -> tuple[float, float]:
@@ -236,6 +242,10 @@ def test_the_summary_of_the_readme_says_what_the_lines_say():
             *(mean(at_shorter_factor_of_cifar()), number(at_factor(50))),
             -mean(at_factor_of_cifar_10(50)),
         ),
+        "on Fashion-MNIST-LT it is {} points below LDAM-DRW [without any of its four terms]"
+        "(docs/results.md#term-by-term), by the classification loss alone, and {} with all ({} seeds).": (
+            *(mean(of_terms(WITHOUT_ANY)), mean(of_terms(TENTH)), number(of_terms(WITHOUT_ANY))),
+        ),
         "at 20 it is level on both CIFARs on test images, and on validation images {} below on CIFAR-100-LT.": (
             mean(at_shorter_factor_of_cifar(VALIDATION, 20)),
         ),
@@ -379,6 +389,10 @@ def test_the_summary_of_the_results_says_what_the_lines_say():
             *(number(averaged(data)) for data in CIFAR),
         ),
         "and {} on Fashion-MNIST-LT ({})": (mean(averaged(FASHION)), number(averaged(FASHION))),
+        "on Fashion-MNIST-LT SAFA takes {} points [without any of its four terms](#term-by-term), its modules "
+        "learning by the classification loss alone, and {} with all of them ({} seeds).": (
+            *(mean(of_terms(WITHOUT_ANY)), mean(of_terms(TENTH)), number(of_terms(WITHOUT_ANY))),
+        ),
         "at 200 SAFA takes {} points ({} seeds), at 50 nothing ({}).": (
             mean(at_factor(200)),
             number(at_factor(200)),
