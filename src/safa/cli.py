@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 from itertools import pairwise
@@ -43,6 +42,7 @@ EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a user's mistake ends in one sentence and exit status 2."""
     from safa import commands
+    from safa.console import out
 
     _let_every_name_be_printed()
     try:
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("safa: interrupted", file=sys.stderr)  # noqa: T201
         return 130
     except BrokenPipeError:  # "safa list | head" closes our output early, which is no mistake
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        out.on_broken_pipe()
         return 0
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -68,7 +68,7 @@ def refuse_idle_cuts(data: Data, asked: Sequence[str], profile: str = "data.prof
             )
 
 
-def _check_from_0(settings: Augmenter | Optimizer | Schedule, names: Sequence[str], where: str) -> None:
+def _check_from_0(settings: Augmenter | Data | Optimizer | Schedule, names: Sequence[str], where: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if not 0 <= value < math.inf:
@@ -90,9 +90,7 @@ def _check_data(data: Data, where: str) -> None:
         factor = data.imbalance_factor
         meant = f"; did you mean {1 / factor:g}?" if factor > 0 else ""
         raise UserError(f"imbalance_factor is largest over smallest class, so at least 1, got {factor:g}{meant}")
-    for name in ("many_above", "few_below"):
-        if getattr(data, name) < 0:
-            raise UserError(f"{where}.data.{name} is a number of training images, got {getattr(data, name)}")
+    _check_from_0(data, ("many_above", "few_below"), f"{where}.data")
     if not 0 <= data.validation < 1:
         raise UserError(f"{where}.data.validation is a fraction in [0, 1), got {data.validation:g}")
     if not 0 < data.head_ratio < 1:
