@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from safa.recipe import Model, Named, Recipe, Schedule, Stage
 from safa.train import Trainer
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and pytest-xdist shares the cores already
-gc.collect()
-gc.freeze()  # Accelerate collects garbage at every stage; what is imported by now is passed over
+gc.disable()  # until all tests are collected: none of what is imported and collected is garbage
 
 TINY = {
     "method": "LDAM-DRW-SAFA",
@@ -38,6 +38,14 @@ TINY = {
 RESNET8 = Model(Named("resnet8"), Named("cosine", {"scale": 30}))
 CONSTANT = Schedule(milestones=(), warmup_epochs=0)
 STEPS = 7  # per epoch of the 98 images of the tiny tail in batches of 16
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk():
+    """Nothing written here has to outlive a power cut, and waiting for the disk is a tenth of a short training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +131,13 @@ def pages_without_charts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("safa.report.page.SECTIONS", kept)
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Accelerate collects garbage at every stage; what is imported and collected by now is passed over."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

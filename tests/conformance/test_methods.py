@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from dataclasses import replace
 from functools import cached_property
@@ -228,14 +227,6 @@ def trained(
     trainer.learner.noted = dict(noted or {})
     trainer.run()
     return trainer
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_disk():
-    """No checkpoint here has to outlive a power cut, and waiting for the disk is a tenth of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
 
 
 @pytest.fixture(scope="module")
