@@ -28,9 +28,9 @@ from safa.bench.turns import Spread, ratios, take_turns
 from safa.catalog import CATALOG
 from safa.commands.reporting import tables_of
 from safa.errors import UserError
+from safa.files import CHECKPOINT
 from safa.job import Job
 from safa.machine import Machine
-from safa.train import CHECKPOINT
 
 TINY = Setting("resnet8", batch_size=16)
 ROOT = Path(__file__).parents[1]

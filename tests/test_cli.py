@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 import safa
 from safa import cli, commands, console, library
 from safa import recipe as recipes
-from safa.checkpoint import CHECKPOINT
 from safa.commands import trained, training
 from safa.data import digits
+from safa.files import CHECKPOINT
 from safa.recipe import Named
 from safa.report import lines
 from safa.report.sections import SECTIONS
@@ -303,9 +303,9 @@ def test_a_stopped_run_says_how_to_go_on_with_the_options_that_it_does_not_keep(
     monkeypatch.setattr(runs, "run", stopped)
     out, command = tmp_path / "my runs", "stopped after epoch 1 of 4; go on with: safa train --resume"
     assert call("train", files[0], "--out", out)[1] == f"{command} '{out / 'drw-seed0'}'\n"
-    options = ["--results", "my lines.jsonl", "--device", "cpu"]
+    options = ["--results", "my lines.jsonl", "--device", "cpu", "--workers", "0", "--track"]
     said = call("train", files[0], "--out", tmp_path, *options)[1]
-    assert said == f"{command} {tmp_path / 'drw-seed0'} --results 'my lines.jsonl' --device cpu\n"
+    assert said == f"{command} {tmp_path / 'drw-seed0'} --results 'my lines.jsonl' --device cpu --workers 0 --track\n"
 
 
 @pytest.mark.parametrize(

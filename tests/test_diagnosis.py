@@ -233,8 +233,8 @@ def test_three_kinds_of_rows_have_every_figure_in_the_groups_of_the_classes_gene
 
 
 def test_training_rows_are_the_images_trained_on_of_the_classes_generated(trainer, monkeypatch):
-    generated, made = diagnosis._generated, []
-    monkeypatch.setattr(diagnosis, "_generated", lambda *given: made.append(generated(*given)) or made[0])
+    generated, made = diagnosis.generated_rows, []
+    monkeypatch.setattr(diagnosis, "generated_rows", lambda *given: made.append(generated(*given)) or made[0])
     found, data = diagnose(trainer.learner), trainer.data
     tail = made[0].labels.unique().numpy()
     trained_on = data.train.take(np.flatnonzero(np.isin(data.train.labels, tail)))

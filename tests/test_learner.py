@@ -13,12 +13,13 @@ from torch import nn
 from safa import assembly, checkpoint, evaluate
 from safa.assembly import network
 from safa.errors import UserError
+from safa.files import CHECKPOINT
 from safa.learner import Learner
 from safa.losses import CrossEntropyLoss
 from safa.recipe import Augmenter, Model, Named, Optimizer, Schedule, Stage
 from safa.rehearsal import rehearse
 from safa.sums import Sums
-from safa.train import CHECKPOINT, Trainer
+from safa.train import Trainer
 from safa.types import Lookahead
 from safa.weighting import effective_number_weights
 from tests.conftest import CONSTANT, STEPS

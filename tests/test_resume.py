@@ -25,13 +25,14 @@ from safa import checkpoint, cli, runs
 from safa import recipe as recipes
 from safa.data import dataset
 from safa.errors import UserError
+from safa.files import CHECKPOINT
 from safa.job import Job, job_of
 from safa.learner import Learner
 from safa.losses import LDAMLoss
 from safa.machine import Machine, accelerator_for
 from safa.progress import Progress
 from safa.recipe import Augmenter, Named, Optimizer, Stage
-from safa.train import CHECKPOINT, Stopped, Trainer
+from safa.train import Stopped, Trainer
 
 ROOT = Path(__file__).parents[1]
 STEPS = 7  # per epoch of the tiny recipe

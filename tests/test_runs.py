@@ -16,11 +16,11 @@ from PIL import Image
 
 from safa import __version__, catalog, checkpoint, evaluate, files, provenance, runs
 from safa import recipe as recipes
-from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
 from safa.data.subset import Subset
 from safa.deploy.network import load_run
 from safa.errors import UserError
+from safa.files import CHECKPOINT
 from safa.job import Job, recipe_sha256
 from safa.machine import Machine
 from safa.recipe import Augmenter, Data, Model, Named, Recipe, Schedule, Stage
@@ -503,7 +503,7 @@ def test_a_run_that_another_machine_began_is_told_of(tmp_path, machine, tiny_rec
     (job.folder / "result.json").unlink()
     runs.run(job, machine, tiny_data)
     assert said == []
-    path = job.folder / checkpoint.CHECKPOINT
+    path = job.folder / CHECKPOINT
     state = checkpoint.load(path)
     checkpoint.save(path, {**state, "made_with": {**state["made_with"], "threads": 64}})
     (job.folder / "result.json").unlink()

@@ -15,11 +15,12 @@ from safa import checkpoint, evaluate
 from safa.assembly import network
 from safa.data import dataset
 from safa.errors import UserError
+from safa.files import CHECKPOINT
 from safa.losses import CrossEntropyLoss
 from safa.machine import Machine, accelerator_for
 from safa.progress import Progress
 from safa.recipe import Augmenter, Named, Recipe, Stage
-from safa.train import CHECKPOINT, Trainer
+from safa.train import Trainer
 from safa.types import Augmented
 from tests.conftest import RESNET8, STEPS
 

@@ -93,11 +93,8 @@ def head_of(model: nn.Module) -> nn.Module | None:
 def head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
     """What enters the classifier, (n, d) and detached, of every forward pass made meanwhile."""
     seen: list[Tensor] = []
-    handle = model.get_submodule(HEAD).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    try:
+    with model.get_submodule(HEAD).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach())):
         yield seen
-    finally:
-        handle.remove()
 
 
 def criterion(stage: recipes.Stage, class_counts: Sequence[int], head: nn.Module | None) -> nn.Module:

@@ -13,9 +13,6 @@ import torch
 from safa.errors import UserError, is_out_of_memory
 from safa.files import remove_halves, write_atomically
 
-CHECKPOINT = "checkpoint.pt"
-"""The file of a run's folder that holds its state."""
-
 DAY = 24 * 60 * 60.0  # seconds; no process writes one state for as long
 
 

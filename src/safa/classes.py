@@ -8,6 +8,7 @@ from safa.errors import UserError
 
 HEAD_RATIO = 0.2  # beta, the paper's
 SHOWN_HEADS, SHOWN_TAILS = 3, 2  # classes of Fig. 1
+REAL, GENERATED, TEST = 0, 1, 2  # its kinds of points, as a run stores them: of training images, made, of test images
 SHOWN_PER_CLASS = 100  # points of each and of each kind: 1,500 at most, some seconds of t-SNE
 
 

@@ -174,9 +174,8 @@ def _machine_options(p: ArgumentParser) -> None:
     p.add_argument(
         "--workers",
         type=NonNegativeInt,
-        default=2,
         metavar="N",
-        help="processes that decode large image sets",
+        help="processes that decode large image sets (default: 2)",
     )
     p.add_argument("--track", action="store_true", help="write TensorBoard files into each run's folder")
 

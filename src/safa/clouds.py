@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from safa import assembly
-from safa.classes import SHOWN_HEADS, SHOWN_PER_CLASS, SHOWN_TAILS, by_count, head_classes
+from safa import assembly, evaluate
+from safa.classes import (
+    GENERATED,
+    REAL,
+    SHOWN_HEADS,
+    SHOWN_PER_CLASS,
+    SHOWN_TAILS,
+    TEST,
+    by_count,
+    head_classes,
+)
 from safa.learner import Learner
 from safa.plugin import PlugIn
 from safa.types import Augmented, mixes
-
-REAL, GENERATED, TEST = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ def look(learner: Learner, images: Tensor, labels: Tensor, augmenter: Any = None
     return Rows(output.labels, output.logits.argmax(dim=1), entering.rows, classifier)
 
 
+def generated_rows(learner: Learner, batches: Iterable[tuple[Tensor, Tensor]], augmenter: Any) -> Rows:
+    """Of batches of images and labels, the rows alone that the augmenter makes."""
+    return Rows.joined([look(learner, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
+
+
 def features(learner: Learner) -> dict[str, NDArray[Any]]:
     """What enters the classifier for images of the three largest head and the two rarest tail classes.
 
@@ -98,12 +110,9 @@ def features(learner: Learner) -> dict[str, NDArray[Any]]:
         rows = np.concatenate([_some(rng, split.labels, c) for c in head + tail])
         if not len(rows):  # a test set of one's own may lack these classes
             continue
-        images, labels = learner.parts.images_of(split, rows)
-        size = learner.parts.evaluation_batch
-        entering = torch.cat([_classifier_inputs(learner.model, some) for some in torch.split(images, size)])
-        parts.append((entering, labels, kind))
+        parts.append((*evaluate.features(learner.model, learner.parts.in_order(split.take(rows))), kind))
         if kind == REAL and learner.augmenter is not None and not mixes(learner.augmenter):
-            parts.append((*_generated(learner, images, labels), GENERATED))
+            parts.append((*_generated(learner, *learner.parts.images_of(split, rows)), GENERATED))
     class_ids = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
     return {
         "features": np.concatenate([rows.float().cpu().numpy() for rows, _, _ in parts]),
@@ -127,21 +136,13 @@ def _some(rng: np.random.Generator, labels: NDArray[np.int64], chosen: int) -> N
 
 
 @torch.no_grad()
-def _classifier_inputs(model: nn.Module, images: Tensor) -> Tensor:
-    model.eval()
-    with assembly.head_inputs(model) as seen:
-        model(images)
-    return seen[0]
-
-
-@torch.no_grad()
 def _generated(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows the augmenter makes of these images, at most ``SHOWN_PER_CLASS`` of one class."""
     torch.manual_seed(0)
     augmenter, every = copy.deepcopy(learner.augmenter), math.ceil(len(images) / learner.parts.evaluation_batch)
     # The images lie class by class; so taken, each batch has some of all.
     batches = [(images[first::every], labels[first::every]) for first in range(every)]
-    made = Rows.joined([look(learner, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
+    made = generated_rows(learner, batches, augmenter)
     chosen = [(made.labels == c).nonzero().squeeze(1)[:SHOWN_PER_CLASS] for c in torch.unique(made.labels)]
     keep = torch.cat(chosen) if chosen else made.labels
     return made.classifier[keep], made.labels[keep]

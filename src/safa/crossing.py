@@ -77,7 +77,7 @@ class Crossing:
 
         with ExitStack() as hooks:
             for name, module in self.model.named_modules(remove_duplicate=False):
-                hooks.enter_context(hooked(module, partial(record, name)))
+                hooks.enter_context(module.register_forward_pre_hook(partial(record, name)))
             self._pass()
         return shapes
 
@@ -88,7 +88,7 @@ class Crossing:
             return (change(inputs[0]), *inputs[1:])
 
         try:
-            with hooked(self.model.get_submodule(name), enter):
+            with self.model.get_submodule(name).register_forward_pre_hook(enter):
                 return self._pass()
         except torch.OutOfMemoryError:
             raise
@@ -128,16 +128,6 @@ def logits_of(model: nn.Module, returned: Any) -> Tensor:
         f"{type(model).__name__} returns {type(returned).__name__}, not logits; "
         "wrap it in a module that returns its logits alone"
     )
-
-
-@contextmanager
-def hooked(layer: nn.Module, hook: Any) -> Iterator[None]:
-    """The hook on the layer's input, gone afterwards whatever happens."""
-    handle = layer.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from safa import assembly
 from safa import recipe as recipes
-from safa.clouds import Rows, look
+from safa.clouds import Rows, generated_rows, look
 from safa.data.types import Split
 from safa.learner import Learner
 from safa.plugin import PlugIn
@@ -52,7 +53,7 @@ def diagnose(learner: Learner) -> dict[str, Any] | None:
     augmenter.active = True
     seed = seed_for(learner.recipe.seed, "diagnosis")
     torch.manual_seed(seed)
-    generated = _generated(learner, stage, augmenter)
+    generated = generated_rows(learner, islice(_training_batches(learner, stage), BATCHES), augmenter)
     if not len(generated.labels):
         return None
     classes, random = torch.unique(generated.labels).tolist(), np.random.default_rng(seed)
@@ -207,27 +208,18 @@ def batch_norm_shifts(learner: Learner, stage: recipes.Stage, augmenter: Any) ->
 def batch_statistics(model: nn.Module, forward: Callable[[], Any]) -> dict[str, Statistics]:
     """Of what enters every batch norm in one forward pass: rows, and mean and deviation (c,) of its channels."""
     found: dict[str, Statistics] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
 
-            def note(_: nn.Module, inputs: tuple[Tensor], name: str = name, eps: float = module.eps) -> None:
-                maps = inputs[0].float()
-                variance, mean = torch.var_mean(maps, dim=[0, *range(2, maps.dim())], correction=0)
-                found[name] = len(maps), mean, (variance + eps).sqrt()
+    def note(name: str, norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
+        maps = inputs[0].float()
+        variance, mean = torch.var_mean(maps, dim=[0, *range(2, maps.dim())], correction=0)
+        found[name] = len(maps), mean, (variance + norm.eps).sqrt()
 
-            handles.append(module.register_forward_pre_hook(note))
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm):
+                hooks.enter_context(module.register_forward_pre_hook(partial(note, name)))
         forward()
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
-
-
-def _generated(learner: Learner, stage: recipes.Stage, augmenter: Any) -> Rows:
-    batches = islice(_training_batches(learner, stage), BATCHES)
-    return Rows.joined([look(learner, *batch, augmenter).take(slice(len(batch[1]), None)) for batch in batches])
 
 
 def _training_batches(learner: Learner, stage: recipes.Stage) -> Iterator[tuple[Tensor, Tensor]]:

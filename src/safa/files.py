@@ -14,14 +14,18 @@ from typing import Any
 
 from safa.errors import UserError
 
-RECIPE, CARD = "recipe.yaml", "data.json"
-"""What a run's folder keeps from its beginning on: its recipe, and what its images are."""
+# What a run's folder holds. From its beginning on: its recipe, what its images are, and which of them it trains on.
+RECIPE, CARD, SUBSET = "recipe.yaml", "data.json", "subset.json"
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"  # the state to go on from, and a line per epoch
+PREDICTIONS, FEATURES = "predictions.npz", "features.npz"  # of the test images; of some images, for Fig. 1
+RESULT = "result.json"  # its result line: a run is finished when it is there
+MODEL, PAGE = "model.safetensors", "report.html"  # the bare network, and the page of this run alone
 
 # Seconds to wait for a folder: processes that decode images for a killed one hold it until they notice, within five.
 LOCK_TIMEOUT = 6.0
 
 REWRITE = (
-    "delete the run's result.json and train its recipe again, without --resume: the run goes on from its checkpoint "
+    f"delete the run's {RESULT} and train its recipe again, without --resume: the run goes on from its checkpoint "
     "and writes its files anew"
 )
 

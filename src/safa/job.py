@@ -12,7 +12,7 @@ from safa import recipe as recipes
 from safa.catalog import own_code, source_hash, with_own_code
 from safa.data.dataset import LongTailed
 from safa.errors import UserError
-from safa.files import CARD, RECIPE, REWRITE, expanded, read_json, readable, write_atomically
+from safa.files import CARD, RECIPE, REWRITE, SUBSET, expanded, read_json, readable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def describe(job: Job, data: LongTailed) -> None:
     }
     write_atomically(job.folder / RECIPE, recipes.dump(job.recipe, defaults=True).encode())
     write_atomically(job.folder / CARD, json.dumps(described).encode())
-    write_atomically(job.folder / "subset.json", data.subset.to_json().encode())
+    write_atomically(job.folder / SUBSET, data.subset.to_json().encode())
 
 
 def refuse_other_images(job: Job, data: LongTailed, way_out: str) -> None:

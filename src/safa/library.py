@@ -54,15 +54,16 @@ def find(name: str) -> tuple[str, Path]:
     Raises:
         UserError: if it is neither, with the closest name.
     """
-    if name in names():
-        return name, folder() / f"{name}.yaml"
+    known = files(folder())
+    if name in known:
+        return name, known[name]
     path = Path(name)
     if path.suffix in ENDINGS:
         if path.is_file():
             return path.stem, path
         raise UserError(f"there is no recipe file {name}")
     raise UserError(
-        f"no recipe is called {name!r}{closest(name, names())}; 'safa list recipe' shows them, or name a YAML file"
+        f"no recipe is called {name!r}{closest(name, known)}; 'safa list recipe' shows them, or name a YAML file"
     )
 
 
@@ -72,9 +73,9 @@ def select(given: str) -> dict[str, Path]:
     Raises:
         UserError: if there is no such recipe or folder, or the folder holds no recipe.
     """
-    inside = [name for name in names() if name.startswith(f"{given.rstrip('/')}/")]
+    inside = {name: path for name, path in files(folder()).items() if name.startswith(f"{given.rstrip('/')}/")}
     if inside:
-        return {name: folder() / f"{name}.yaml" for name in inside}
+        return inside
     if Path(given).is_dir():
         found = files(Path(given))
         if not found:

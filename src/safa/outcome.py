@@ -14,7 +14,7 @@ import safa
 from safa import clouds, diagnosis, evaluate, provenance
 from safa import recipe as recipes
 from safa.data.dataset import LongTailed
-from safa.files import write_atomically
+from safa.files import FEATURES, PREDICTIONS, write_atomically
 from safa.job import Job, dataset_name, recipe_sha256
 from safa.train import Trainer
 
@@ -25,8 +25,8 @@ _TOLD_ELSEWHERE = ("seed", "precision", "data.name", "data.imbalance_factor", "d
 def result(job: Job, data: LongTailed, trainer: Trainer) -> dict[str, Any]:
     """The result line; also leaves predictions and features in the run's folder."""
     predicted = trainer.predict("test")
-    _save_arrays(job.folder / "predictions.npz", vars(predicted))
-    _save_arrays(job.folder / "features.npz", clouds.features(trainer.learner))
+    _save_arrays(job.folder / PREDICTIONS, vars(predicted))
+    _save_arrays(job.folder / FEATURES, clouds.features(trainer.learner))
     found = figures(predicted, data)
     return {
         "recipe": job.name,

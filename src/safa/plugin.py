@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from safa.crossing import Crossing, hooked, logits_of
+from safa.crossing import Crossing, logits_of
 from safa.errors import UserError, closest
 from safa.types import Augmented, Augmenter, Output, mixes
 
@@ -188,7 +188,7 @@ class PlugIn(nn.Module):
         # A compiled plug-in compiles the network around the augmenter: traced, this closure would be compiled
         # anew in dozens of pieces, for the number of generated rows depends on the labels.
         hook = torch.compiler.disable(enter)  # type: ignore[no-untyped-call]
-        with hooked(self.model.get_submodule(self._layer), hook):
+        with self.model.get_submodule(self._layer).register_forward_pre_hook(hook):
             returned = self.model(images)
         if not reached:
             raise UserError(

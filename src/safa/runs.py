@@ -11,12 +11,12 @@ from typing import Any
 
 from safa import evaluate, files, outcome, precision, provenance
 from safa import recipe as recipes
-from safa.checkpoint import CHECKPOINT, StageCache
+from safa.checkpoint import StageCache
 from safa.data.dataset import LongTailed, draw, load, read_by, source_of
 from safa.data.types import Source
 from safa.deploy import network
 from safa.errors import UserError
-from safa.files import write_atomically
+from safa.files import CHECKPOINT, RESULT, write_atomically
 from safa.job import Job, describe, edited_since, job_of, refuse_another_recipe, refuse_other_images, refuse_other_names
 from safa.machine import Machine, accelerator_for, on_cpu
 from safa.parts import Parts
@@ -25,14 +25,13 @@ from safa.processes import is_first_process
 from safa.progress import Progress
 from safa.rehearsal import rehearse
 from safa.report import lines
-from safa.report.lines import RESULT
 from safa.train import Trainer
 
 SLOW_BF16 = 1.5
 """Cost of bf16, as a multiple of float32, from which a run says so: less may be a busy machine."""
 
 
-def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Iterable[str] = ()) -> dict[str, Any]:
+def run(job: Job, machine: Machine, data: LongTailed | None = None) -> dict[str, Any]:
     """Train, or finish, one run and write everything that comes out of it.
 
     Returns:
@@ -45,7 +44,7 @@ def run(job: Job, machine: Machine, data: LongTailed | None = None, save_at: Ite
     loaded = {_data_key(job): data} if data else _load_each_once([job], machine)
     _refuse_mistakes([job], loaded, machine)
     _say_remarks([job], machine)
-    return _finished(job, machine) or _train(job, loaded[_data_key(job)], machine, save_at)
+    return _finished(job, machine) or _train(job, loaded[_data_key(job)], machine)
 
 
 def compare(jobs: Sequence[Job], machine: Machine) -> list[dict[str, Any]]:
@@ -181,7 +180,7 @@ def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
     return line
 
 
-def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str]) -> dict[str, Any]:
+def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str] = ()) -> dict[str, Any]:
     """Train what is left of a run, alone in its folder; its result line, in the first process."""
     accelerator = accelerator_for(job.recipe, machine)
     first = accelerator.is_main_process

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from safa import checkpoint, evaluate, files, provenance
+from safa import checkpoint, evaluate, provenance
 from safa import recipe as recipes
-from safa.checkpoint import CHECKPOINT
 from safa.data.batches import Batches
 from safa.data.dataset import LongTailed
 from safa.devices import wait
 from safa.errors import UserError
+from safa.files import CHECKPOINT, LOG, remove_halves, resumed_by, write_atomically
 from safa.learner import DivergedError, Learner
 from safa.parts import Parts
 from safa.plan import Epoch, ends_of_stages, epochs_of, start_key
@@ -93,7 +93,7 @@ class Trainer:
         ``rehearse`` finds beforehand what would stop a later stage.
         """
         if self.accelerator.is_main_process:
-            files.remove_halves(self.folder)
+            remove_halves(self.folder)
         self._begin()
         self._write_log()
         if self.track:
@@ -258,12 +258,12 @@ class Trainer:
         try:
             checkpoint.save(self.folder / CHECKPOINT, state)
         except UserError as error:
-            raise UserError(f"{error}; once it can be written, go on with: {files.resumed_by(self.folder)}") from error
+            raise UserError(f"{error}; once it can be written, go on with: {resumed_by(self.folder)}") from error
 
     def _write_log(self) -> None:
         if self.accelerator.is_main_process:
             lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-            files.write_atomically(self.folder / "log.jsonl", lines.encode())
+            write_atomically(self.folder / LOG, lines.encode())
 
     # -- looking -------------------------------------------------------------------------------------------------
 

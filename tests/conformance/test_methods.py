@@ -32,10 +32,10 @@ from torch import Tensor
 
 from safa import assembly, evaluate, library
 from safa import recipe as recipes
-from safa.checkpoint import CHECKPOINT
 from safa.data.dataset import LongTailed
 from safa.deploy.export import export
 from safa.deploy.network import Deployed, load_run
+from safa.files import CHECKPOINT
 from safa.job import Job, describe
 from safa.learner import Learner
 from safa.machine import Machine, accelerator_for

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from safa.data.groups import head_classes, shot_groups
+from safa.data.groups import shot_groups
 from safa.errors import UserError
 
 
@@ -30,8 +29,3 @@ def test_groups_may_leave_no_class_between_them():
         "medium": [False, False],
         "few": [True, False],
     }
-
-
-def test_head_classes_are_the_top_by_count_with_ties_to_the_lower_id():
-    assert head_classes(np.array([5, 9, 9, 9, 1]), 0.4).tolist() == [False, True, True, False, False]
-    assert head_classes([3, 2], 0.2).tolist() == [True, False]

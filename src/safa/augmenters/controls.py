@@ -16,6 +16,7 @@ from torch import Tensor
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
 from safa.augmenters.pairing import Match, match_tail_to_head, rows_of
+from safa.classes import HEAD_RATIO
 from safa.devices import CPU, placed
 from safa.errors import UserError, closest
 from safa.precision import lifted
@@ -42,7 +43,7 @@ class Control(TailAugmenter, ABC):
     learns_while_idle = False
 
     def __init__(
-        self, channels: int, class_counts: ClassCounts, *, head_ratio: float = 0.2, layout: Layout = "map"
+        self, channels: int, class_counts: ClassCounts, *, head_ratio: float = HEAD_RATIO, layout: Layout = "map"
     ) -> None:
         super().__init__(channels, class_counts, head_ratio=head_ratio, layout=layout)
         self.active = True
@@ -77,8 +78,7 @@ class Control(TailAugmenter, ABC):
         if match is None:
             return Augmented(features, labels, nothing)
         match = match.to(features.device)
-        made = self.as_given(self.make(lifted(maps.detach()), match))
-        rows = torch.cat([features, made.to(features.dtype)])
+        rows = self.grown(features, self.make(lifted(maps.detach()), match))
         return Augmented(rows, torch.cat([labels, labels[match.rows]]), nothing)
 
 
@@ -140,7 +140,7 @@ class Noise(Control):
         channels: int,
         class_counts: ClassCounts,
         *,
-        head_ratio: float = 0.2,
+        head_ratio: float = HEAD_RATIO,
         layout: Layout = "map",
         size: float | Literal["delta"] = "delta",
     ) -> None:
@@ -206,7 +206,7 @@ class TailMixup(Control):
         channels: int,
         class_counts: ClassCounts,
         *,
-        head_ratio: float = 0.2,
+        head_ratio: float = HEAD_RATIO,
         layout: Layout = "map",
         partner: Partner = "head",
         least: float = 0.5,

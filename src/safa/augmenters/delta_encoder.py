@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
 from safa.augmenters.pairing import same_class_pairs, spread
+from safa.classes import HEAD_RATIO
 from safa.devices import placed
 from safa.errors import UserError, closest
 from safa.precision import lifted
@@ -69,7 +70,7 @@ class DeltaEncoder(TailAugmenter):
         channels: int,
         class_counts: ClassCounts,
         *,
-        head_ratio: float = 0.2,
+        head_ratio: float = HEAD_RATIO,
         layout: Layout = "map",
         code: int = 16,
         hidden: int | None = None,
@@ -118,7 +119,7 @@ class DeltaEncoder(TailAugmenter):
             generated = self.decode(source[drawn], self.encode(x, ref))
         if self.rectify:
             generated = torch.maximum(generated, source.amin().to(generated.dtype))
-        rows = torch.cat([features, self.as_given(generated).to(features.dtype)])
+        rows = self.grown(features, generated)
         return Augmented(rows, torch.cat([labels, labels[drawn]]), loss, terms)
 
     def encode(self, sample: Tensor, reference: Tensor, dropout: float = 0.0) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside
 from safa.augmenters.pairing import spread
+from safa.classes import HEAD_RATIO
 from safa.devices import placed
 from safa.errors import UserError
 from safa.precision import lifted, without_autocast
@@ -61,7 +62,7 @@ class FeatureTransfer(TailAugmenter):
         channels: int,
         class_counts: ClassCounts,
         *,
-        head_ratio: float = 0.2,
+        head_ratio: float = HEAD_RATIO,
         layout: Layout = "map",
         energy: float = 0.95,
         momentum: float = 0.9,
@@ -110,7 +111,7 @@ class FeatureTransfer(TailAugmenter):
             generated = self.transfer(source[head], labels[head], classes)
             if self.rectify:
                 generated = torch.maximum(generated, source.amin())
-        rows = torch.cat([features, self.as_given(generated).to(features.dtype)])
+        rows = self.grown(features, generated)
         return Augmented(rows, torch.cat([labels, classes]), nothing)
 
     def transfer(self, samples: Tensor, origin: Tensor, target: Tensor) -> Tensor:

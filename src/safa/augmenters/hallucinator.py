@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
+from safa.classes import HEAD_RATIO
 from safa.devices import CPU, placed
 from safa.errors import UserError
 from safa.types import Augmented
@@ -53,7 +54,7 @@ class Hallucinator(TailAugmenter):
         channels: int,
         class_counts: ClassCounts,
         *,
-        head_ratio: float = 0.2,
+        head_ratio: float = HEAD_RATIO,
         layout: Layout = "map",
         noise: int | None = None,
         copies: int = 1,
@@ -86,7 +87,7 @@ class Hallucinator(TailAugmenter):
         source = maps.detach()
         floor = source.amin().clamp(max=0)
         generated = self.generate(source[tail] - floor) + floor
-        rows = torch.cat([features, self.as_given(generated).to(features.dtype)])
+        rows = self.grown(features, generated)
         return Augmented(rows, torch.cat([labels, labels[tail]]), zero_beside(features))
 
     def generate(self, samples: Tensor) -> Tensor:

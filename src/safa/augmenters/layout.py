@@ -100,6 +100,10 @@ class TailAugmenter(nn.Module):
             return maps.squeeze(-1).transpose(1, 2)
         return maps[:, :, 0, 0] if self.layout == "vector" else maps
 
+    def grown(self, features: Tensor, made: Tensor) -> Tensor:
+        """The features as they are given, and after them made maps (m, c, h, w), in their layout and type."""
+        return torch.cat([features, self.as_given(made).to(features.dtype)])
+
     def extra_repr(self) -> str:
         return f"channels={self.channels}, head_ratio={self.head_ratio}, layout={self.layout!r}"
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from safa.augmenters.layout import Layout, TailAugmenter, zero_beside, zero_of
 from safa.augmenters.pairing import random_pairs
+from safa.classes import HEAD_RATIO
 from safa.devices import CPU, placed
 from safa.errors import UserError
 from safa.precision import lifted, without_autocast
@@ -62,7 +63,7 @@ class RSG(TailAugmenter):
         channels: int,
         class_counts: ClassCounts,
         *,
-        head_ratio: float = 0.2,
+        head_ratio: float = HEAD_RATIO,
         layout: Layout = "map",
         num_centers: int = 15,
         contrastive_dim: int = 256,
@@ -123,8 +124,8 @@ class RSG(TailAugmenter):
             moved = self.transformation(variation.to(self.transformation.weight.dtype))
             if self.mv:
                 values["mv"] = self._maximized_vector(source[head], variation, moved, deviation[tail])
-            generated = self.as_given(source[tail] + moved).to(features.dtype)
-            rows, new_labels = torch.cat([features, generated]), torch.cat([labels, labels[tail]])
+            rows = self.grown(features, source[tail] + moved)
+            new_labels = torch.cat([labels, labels[tail]])
         loss = sum((getattr(self, name) * value for name, value in values.items()), zero_of(self))
         return Augmented(rows, new_labels, loss, {name: value.detach() for name, value in values.items()})
 

@@ -20,6 +20,7 @@ from safa.augmenters.pairing import (
     with_nearest_head,
 )
 from safa.augmenters.reading import Reading, chosen
+from safa.classes import HEAD_RATIO
 from safa.devices import CPU, placed
 from safa.precision import lifted
 from safa.types import Augmented
@@ -54,7 +55,7 @@ class SAFA(TailAugmenter):
         channels: int,
         class_counts: ClassCounts,
         *,
-        head_ratio: float = 0.2,
+        head_ratio: float = HEAD_RATIO,
         layout: Layout = "map",
         reading: str | Reading = "measured",
         **choices: Any,
@@ -110,7 +111,7 @@ class SAFA(TailAugmenter):
         if self.reading.reach != "whole":
             share = self._share(generated)
             made, diagnostics = generated.on_the_way(share), {**diagnostics, "reach": share.mean()}
-        rows = torch.cat([features, self.as_given(made).to(features.dtype)])
+        rows = self.grown(features, made)
         return Augmented(rows, new_labels, loss, logged, diagnostics)
 
     def extra_repr(self) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa.console import out, say, warn
 from safa.errors import UserError
-from safa.files import RECIPE, refuse_unwritable_file, resumed_by
-from safa.report.lines import RESULT
+from safa.files import RECIPE, RESULT, refuse_unwritable_file, resumed_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,11 +146,11 @@ def _report_paper(
         say("\n".join(table.notes))
 
 
-def _lines(paths: Any) -> Any:
+def _lines(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Result lines of run folders, of folders of JSONL files, and of such files."""
     from safa.report import lines
 
-    found: Any = []
+    found: list[dict[str, Any]] = []
     for path in map(Path, paths):
         if _is_run(path) and not _is_finished(path):
             raise UserError(f"{path} is a run that is not finished; go on with: {resumed_by(path)}")

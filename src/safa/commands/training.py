@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safa import library
 from safa.console import out, say
 from safa.errors import UserError
-from safa.files import RECIPE, readable, resumed_by
+from safa.files import CHECKPOINT, MODEL, PAGE, RECIPE, readable, resumed_by
 from safa.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -61,15 +61,16 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
         say(f"interrupted; go on with: {resumed_by(job.folder)}{_again(options)}")
         return 128 + signal.SIGINT
     if is_first_process():
-        _finish([job], [line], job.folder / "report.html")
+        _finish([job], [line], job.folder / PAGE)
     return 0
 
 
 def _again(options: dict[str, Any]) -> str:
     """The options of this call that a run does not keep, and that whoever resumes it will want again."""
-    kept = {name: options[name] for name in ("results", "cache", "device", "threads") if options[name] is not None}
-    given = {name: value for name, value in kept.items() if (name, value) != ("device", "auto")}
-    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
+    values = {name: options[name] for name in ("results", "cache", "device", "threads", "workers")}
+    given = {name: value for name, value in values.items() if value is not None and (name, value) != ("device", "auto")}
+    said = [f" --{name} {shlex.quote(str(value))}" for name, value in given.items()]
+    return "".join([*said, " --track" if options["track"] else ""])
 
 
 def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
@@ -135,7 +136,7 @@ def _machine(options: dict[str, Any]) -> Machine:
         device=options["device"],
         cache=Path(options["cache"] or _out(options) / ".cache"),
         results=Path(options["results"]) if options["results"] else None,
-        workers=options["workers"],
+        workers=2 if options["workers"] is None else options["workers"],
         track=options["track"],
         say=say,
     )
@@ -236,7 +237,6 @@ def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
 
 def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
     """What every training ends with: the table, the page and the model files."""
-    from safa.checkpoint import CHECKPOINT
     from safa.deploy import export, network
     from safa.report import tables
     from safa.report.page import write_page
@@ -245,7 +245,7 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
     out.print(tables.to_rich(summarise(lines), out.width))
     write_page([job.folder for job in jobs], page, baseline)
     say(f"page:  {page}")
-    models = [job.folder / "model.safetensors" for job in jobs]
+    models = [job.folder / MODEL for job in jobs]
     for model in models:  # anew, for one that is there may have been exported before the run was finished
         if not model.exists() or (model.parent / CHECKPOINT).exists():  # whoever is short of room deletes checkpoints
             export.export(network.load_run(model.parent), "safetensors", model)

@@ -1,7 +1,7 @@
 """Data sets, long-tailed subsets of them, and what their tails look like."""
 
 from safa.data.counts import exponential_counts, step_counts
-from safa.data.groups import head_classes, shot_groups
+from safa.data.groups import shot_groups
 from safa.data.longtail import draw_subset
 from safa.data.sources import load_source
 from safa.data.subset import Subset
@@ -13,7 +13,6 @@ __all__ = [
     "Subset",
     "draw_subset",
     "exponential_counts",
-    "head_classes",
     "load_source",
     "shot_groups",
     "step_counts",

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from safa.data.augmentation import Augmentation
 from safa.data.images import decode
-from safa.data.sources import Split
-from safa.data.types import IntArray
+from safa.data.types import IntArray, Split
 from safa.devices import placed
 from safa.errors import UserError
 from safa.seeding import seed_for

@@ -14,9 +14,9 @@ from safa.data.counts import count_labels
 from safa.data.groups import shot_groups
 from safa.data.listing import first_few
 from safa.data.longtail import draw_subset
-from safa.data.sources import Source, Split, load_source
+from safa.data.sources import load_source
 from safa.data.subset import Subset
-from safa.data.types import IntArray
+from safa.data.types import IntArray, Source, Split
 from safa.errors import UserError
 
 

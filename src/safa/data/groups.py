@@ -1,4 +1,4 @@
-"""Groups of classes as masks: many, medium and few, which results are reported in, and head."""
+"""Groups of classes as masks: many, medium and few, which results are reported in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safa import classes
 from safa.errors import UserError
 
 BoolArray = NDArray[np.bool_]
@@ -24,8 +23,3 @@ def shot_groups(class_counts: Any, *, many_above: int = 100, few_below: int = 20
     counts = np.asarray(class_counts)
     many, few = counts > many_above, counts < few_below
     return {"many": many, "medium": ~many & ~few, "few": few}
-
-
-def head_classes(class_counts: Any, head_ratio: float = 0.2) -> BoolArray:
-    """``safa.classes.head_classes`` as an array: mask over the classes, shape (C,)."""
-    return np.array(classes.head_classes(np.asarray(class_counts).tolist(), head_ratio), dtype=np.bool_)

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from safa.classes import by_count
-from safa.data.groups import head_classes, shot_groups
+from safa.classes import HEAD_RATIO, by_count, head_classes
+from safa.data.groups import shot_groups
 from safa.errors import UserError
 from safa.files import write_atomically
 
@@ -77,7 +77,7 @@ class Description:
 def describe(
     class_names: Sequence[str],
     class_counts: Sequence[int] | NDArray[np.int64],
-    head_ratio: float = 0.2,
+    head_ratio: float = HEAD_RATIO,
     *,
     many_above: int = 100,
     few_below: int = 20,
@@ -97,7 +97,7 @@ def describe(
     if len(class_names) != len(counts):
         raise UserError(f"got {len(class_names)} class names for {len(counts)} class counts; give one per class")
     masks = shot_groups(counts, many_above=many_above, few_below=few_below)
-    is_head = head_classes(counts, head_ratio)
+    is_head = head_classes(counts.tolist(), head_ratio)
     return Description(
         class_names=tuple(class_names),
         class_counts=tuple(counts.tolist()),

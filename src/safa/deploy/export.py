@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from safa.deploy.formats import FORMATS, format_called, own_code
+from safa.deploy.formats import FORMATS, format_called, own_parts
 from safa.deploy.network import Card, Classifier, Deployed
 from safa.errors import UserError
 from safa.files import refuse_unwritable_file, write_atomically
@@ -96,7 +96,7 @@ def _written(model: Classifier, card: Card, format: str) -> bytes:
 
 def _empty_copy(model: Classifier, card: Card) -> nn.Module | None:
     """What an exported backbone of the user's own is read back into; the library's own are built anew."""
-    if not own_code(card):
+    if not own_parts(card):
         return None
     network = copy.deepcopy(model.network)
     with torch.no_grad():

@@ -110,14 +110,14 @@ def _read_safetensors(content: bytes, network: nn.Module | None, where: str) -> 
     return Deployed(classifier(network, card), card)
 
 
-def own_code(card: Card) -> list[str]:
+def own_parts(card: Card) -> list[str]:
     """Those of backbone and head that are not this library's, ``package.module:name``."""
     return [part.name for part in (card.model.backbone, card.model.head) if ":" in part.name]
 
 
 def _network_of(card: Card, where: str) -> nn.Module:
-    if own_code(card):
-        names = " and ".join(own_code(card))
+    if own_parts(card):
+        names = " and ".join(own_parts(card))
         raise UserError(f"{where} holds weights of {names}, code of your own; pass network=, an instance of it")
     return assembly.network(card.model, len(card.class_names), seed=0)  # its weights are replaced
 

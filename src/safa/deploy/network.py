@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from safa import assembly, checkpoint
 from safa import recipe as recipes
 from safa.errors import UserError
-from safa.files import CARD, read_json
+from safa.files import CARD, CHECKPOINT, RESULT, read_json
 from safa.job import edited_since, job_of
 from safa.plan import epochs_trained
-from safa.report.lines import RESULT
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def load_state(run: Path) -> dict[str, Any]:
     Raises:
         UserError: if there is none yet, or it is damaged.
     """
-    path = run / checkpoint.CHECKPOINT
+    path = run / CHECKPOINT
     if not path.exists():
         deleted = (run / RESULT).exists()
         why = (
@@ -139,7 +138,7 @@ def rebuilt(recipe: recipes.Recipe, state: Mapping[str, Any], num_classes: int, 
         UserError: if the weights are those of another network.
     """
     network = assembly.network(model_in(recipe, state), num_classes, recipe.seed)
-    fill(network, state["model"], str(run / checkpoint.CHECKPOINT))
+    fill(network, state["model"], str(run / CHECKPOINT))
     return network
 
 

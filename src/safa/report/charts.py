@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from safa.classes import GENERATED, REAL, TEST
 from safa.report.comparison import Comparison
 from safa.report.confusion import Mistakes
 from safa.report.curves import Panel
@@ -18,7 +19,7 @@ from safa.report.embedding import Embedding
 from safa.report.runs import FloatArray
 from safa.report.svg import NARROW, blank, colour, shortened, themed
 
-KIND_MARKERS = {0: "o", 1: "+", 2: "^"}
+KIND_MARKERS = {REAL: "o", GENERATED: "+", TEST: "^"}
 
 
 @themed
@@ -141,7 +142,7 @@ def features(embedding: Embedding, inks: Mapping[int, str], width: int = 420) ->
 def scatter(axes: Any, embedding: Embedding, inks: Mapping[int, str]) -> None:
     """Put these points into axes without a scale."""
     for class_id, ink in inks.items():
-        for kind in (1, 2, 0):  # the few real images of a tail class come last, on top
+        for kind in (GENERATED, TEST, REAL):  # the few real images of a tail class come last, on top
             rows = (embedding.labels == class_id) & (embedding.kind == kind)
             axes.scatter(*embedding.points[rows].T, alpha=0.85, **_style(kind, colour(ink)))
     axes.set(xticks=[], yticks=[])
@@ -151,8 +152,8 @@ def scatter(axes: Any, embedding: Embedding, inks: Mapping[int, str]) -> None:
 
 def _style(kind: int, ink: str) -> dict[str, Any]:
     styles: dict[int, dict[str, Any]] = {
-        0: {"s": 24, "color": ink, "linewidths": 0},
-        1: {"s": 36, "color": ink, "linewidths": 1.2},
-        2: {"s": 20, "facecolors": "none", "edgecolors": ink, "linewidths": 0.9},
+        REAL: {"s": 24, "color": ink, "linewidths": 0},
+        GENERATED: {"s": 36, "color": ink, "linewidths": 1.2},
+        TEST: {"s": 20, "facecolors": "none", "edgecolors": ink, "linewidths": 0.9},
     }
     return {"marker": KIND_MARKERS[kind], **styles[kind]}

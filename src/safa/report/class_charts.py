@@ -124,7 +124,7 @@ def _changes_named(comparison: Comparison, width: int, gains: Mapping[str, Float
     height = 22 * len(comparison.counts) + 70
     figure = blank(width, height * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    groups = comparison.group_of()
+    groups = comparison.group_of
     for axes in grid[len(gains) :]:
         axes.set_axis_off()
     for number, (axes, (method, gain)) in enumerate(zip(grid, gains.items(), strict=False)):
@@ -190,7 +190,7 @@ def _shade_rows(axes: Any, comparison: Comparison, *, named: bool = True) -> Non
         axes.axhspan(first - 0.5, last - 0.5, color=colour(group), alpha=0.09, linewidth=0, zorder=0)
     names = [f"{shortened(comparison.class_names[c], 18)} ({comparison.counts[c]})" for c in order]
     axes.set_yticks(range(len(order)), names if named else [""] * len(order))
-    groups = comparison.group_of()
+    groups = comparison.group_of
     for label, class_id in zip(axes.get_yticklabels(), order, strict=True):
         label.set_color(colour(groups[class_id] or "ink"))
     axes.set_ylim(len(order) - 0.5, -0.5)

@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from safa.classes import TEST
 from safa.errors import UserError
 from safa.files import write_atomically
 from safa.report import charts, embedding
@@ -70,7 +71,7 @@ def _keys(comparison: Comparison, inks: Mapping[int, str]) -> list[Line2D]:
         for name in [shortened(comparison.class_names[class_id], 16)]
     ]
     kinds = [
-        (name, charts.KIND_MARKERS[kind], colour("ink"), "none" if kind == 2 else colour("ink"))
+        (name, charts.KIND_MARKERS[kind], colour("ink"), "none" if kind == TEST else colour("ink"))
         for kind, name in embedding.KINDS.items()
     ]
     return [

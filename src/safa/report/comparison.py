@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from safa.classes import head_classes
 from safa.errors import UserError
 from safa.report.distinctions import labels, shorter_label, without_shared_changes
 from safa.report.lines import Line
+from safa.report.pairs import Paired, paired
+from safa.report.rows import Row, summarise
 from safa.report.runs import BoolArray, FloatArray, IntArray, Run
 
 GROUPS = ("many", "medium", "few")
@@ -53,6 +56,16 @@ class Comparison:
         blank = {"recipe": "", "epochs": 0, "changes": []}
         pairs = zip(self.runs, self.labels, strict=True)
         return [{**run.result, "method": label, **blank} for run, label in pairs]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """A row of errors for each method."""
+        return summarise(self.lines)
+
+    @cached_property
+    def pairs(self) -> list[Paired]:
+        """Every other method against the baseline, over common seeds; none without a baseline."""
+        return [] if self.baseline is None else paired(self.lines, self.baseline)
 
     @property
     def order(self) -> IntArray:
@@ -132,6 +145,7 @@ class Comparison:
         # Head goes by count, so the smallest share is part of every other.
         return np.array(head_classes(self.counts.tolist(), min(self.head_ratios)))
 
+    @cached_property
     def group_of(self) -> list[str]:
         """The group of each class, by class id; empty where a class belongs to none."""
         names = [""] * len(self.counts)

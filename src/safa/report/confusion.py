@@ -66,7 +66,7 @@ def destinations(comparison: Comparison, method: str) -> dict[str, float] | None
     """
     stored = [run.predictions for run in comparison.runs_of(method) if run.predictions is not None]
     rare = comparison.groups[comparison.rare_group]
-    group_of = np.array(comparison.group_of())
+    group_of = np.array(comparison.group_of)
     total, counts = 0, dict.fromkeys(("right", *reversed(comparison.groups)), 0)
     for predictions in stored:
         chosen = np.isin(predictions.labels, rare)

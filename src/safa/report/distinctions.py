@@ -70,64 +70,60 @@ def precision_of(line: Line) -> str:
 
 
 def _distinctions(lines: Sequence[Line]) -> list[tuple[str, ...]]:
-    def method(line: Line) -> object:
-        return (*block_of(line), line["method"])
-
-    def recipe(line: Line) -> object:
-        return method(line), _recipe(line)
-
-    def named(line: Line) -> object:
-        return recipe(line), line["epochs"], frozenset(line.get("changes", []))
-
-    def images(line: Line) -> object:
-        return recipe(line), frozenset(line.get("changes", []))
-
-    def known(line: Line) -> bool:
-        return line.get("images_sha256") is not None
-
-    of_recipes = _with_several(lines, method, _recipe)
-    of_edits = _with_several([line for line in lines if "recipe_sha256" in line], named, _edit)
-    of_lengths = _with_several(lines, recipe, lambda line: line["epochs"])
-    of_precisions = _with_several(lines, recipe, precision_of)
-    of_processes = _with_several(lines, recipe, _processes)
-    of_images = _with_several([line for line in lines if known(line)], images, _images)
+    """For each line what tells it from others of its method, in the order of ``_PARTS``, then its changes."""
+    parts: list[list[str]] = [[] for _ in lines]
+    for of, what in _PARTS:
+        values = [what(line) for line in lines]
+        told: dict[object, set[str]] = {}
+        for line, value in zip(lines, values, strict=True):
+            if value is not None:
+                told.setdefault(of(line), set()).add(value)
+        for part, line, value in zip(parts, lines, values, strict=True):
+            part += [value] if value and len(told[of(line)]) > 1 else []
     in_order: dict[frozenset[str], list[str]] = {}  # the same changes in another order are the same row
-    found = []
-    for line in lines:
-        parts = [_recipe(line)] if method(line) in of_recipes else []
-        parts += [_edit(line)] if named(line) in of_edits and "recipe_sha256" in line else []
-        parts += [f"{line['epochs']} epochs"] if recipe(line) in of_lengths else []
-        parts += [precision_of(line)] if recipe(line) in of_precisions and precision_of(line) else []
-        parts += [_processes(line)] if recipe(line) in of_processes else []
-        parts += [_images(line)] if images(line) in of_images and known(line) else []
-        changes = line.get("changes", [])
-        parts += in_order.setdefault(frozenset(changes), changes)
-        found.append(tuple(parts))
-    return found
+    return [
+        (*part, *in_order.setdefault(_changes(line), line.get("changes", [])))
+        for part, line in zip(parts, lines, strict=True)
+    ]
 
 
-def _with_several(lines: Sequence[Line], of: Callable[[Line], object], what: Callable[[Line], object]) -> set[object]:
-    """The groups ``of`` lines in which ``what`` is not the same everywhere."""
-    found: dict[object, set[object]] = {}
-    for line in lines:
-        found.setdefault(of(line), set()).add(what(line))
-    return {group for group, values in found.items() if len(values) > 1}
+def _of_method(line: Line) -> object:
+    return *block_of(line), line["method"]
+
+
+def _of_recipe(line: Line) -> object:
+    return _of_method(line), _recipe(line)
+
+
+def _changes(line: Line) -> frozenset[str]:
+    return frozenset(line.get("changes", []))
 
 
 def _recipe(line: Line) -> str:
     return PurePath(line["recipe"]).stem
 
 
-def _edit(line: Line) -> str:
+def _edit(line: Line) -> str | None:
     """Which of the texts that a recipe's file has had."""
-    return f"edit {line['recipe_sha256'][:6]}"
+    return f"edit {line['recipe_sha256'][:6]}" if "recipe_sha256" in line else None
 
 
-def _images(line: Line) -> str:
+def _images(line: Line) -> str | None:
     """Which of several data sets of one name: two folders may be called alike."""
-    return f"images {line['images_sha256'][:6]}"
+    return f"images {line['images_sha256'][:6]}" if line.get("images_sha256") is not None else None
 
 
 def _processes(line: Line) -> str:
     number = int(line.get("processes", 1))
     return "1 process" if number == 1 else f"{number} processes"
+
+
+# Lines of which something must not differ, and what; "" tells a line apart from others without a word, None does not.
+_PARTS: tuple[tuple[Callable[[Line], object], Callable[[Line], str | None]], ...] = (
+    (_of_method, _recipe),
+    (lambda line: (_of_recipe(line), line["epochs"], _changes(line)), _edit),
+    (_of_recipe, lambda line: f"{line['epochs']} epochs"),
+    (_of_recipe, precision_of),
+    (_of_recipe, _processes),
+    (lambda line: (_of_recipe(line), _changes(line)), _images),
+)

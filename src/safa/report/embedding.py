@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safa.classes import SHOWN_HEADS, SHOWN_PER_CLASS, SHOWN_TAILS
+from safa.classes import GENERATED, REAL, SHOWN_HEADS, SHOWN_PER_CLASS, SHOWN_TAILS, TEST
 from safa.report.comparison import Comparison
 from safa.report.runs import Features, FloatArray, IntArray
 
-KINDS = {0: "real training image", 1: "generated", 2: "test image"}
+KINDS = {REAL: "real training image", GENERATED: "generated", TEST: "test image"}
 FEWEST_POINTS = 10
 
 
@@ -33,7 +33,7 @@ def shown_classes(comparison: Comparison) -> tuple[list[int], list[int]]:
     """
     stored = [run.features for run in comparison.runs if run.features is not None]
     labels = np.concatenate([features.labels for features in stored])
-    generated = np.concatenate([features.labels[features.kind == 1] for features in stored])
+    generated = np.concatenate([features.labels[features.kind == GENERATED] for features in stored])
     present = set(np.unique(labels).tolist())
     is_head = comparison.head_classes()
     ordered = [class_id for class_id in comparison.order.tolist() if class_id in present]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from safa.report.comparison import Comparison
-from safa.report.pairs import Paired, paired
-from safa.report.rows import Row, summarise
+from safa.report.pairs import Paired
+from safa.report.rows import Row
 from safa.report.spread import Difference, Spread
 
 RARE = "the rare classes"
@@ -28,10 +28,10 @@ class Headline:
 
 def headline(comparison: Comparison) -> Headline:
     """Say in plain words what the page shows for the rare classes."""
-    rows = {row.label: row for row in summarise(comparison.lines)}
+    rows = {row.label: row for row in comparison.rows}
     if comparison.baseline is None:
         return _single(comparison, rows[comparison.methods[0]])
-    pairs = paired(comparison.lines, comparison.baseline)
+    pairs = comparison.pairs
     gaps = {pair.method: gap for pair in pairs if (gap := _gap(pair, comparison.rare_group)) is not None}
     if not gaps:
         return _unpaired(comparison, rows, paired_at_all=any(pair.seeds for pair in pairs))

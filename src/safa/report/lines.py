@@ -14,9 +14,6 @@ from safa.files import REWRITE, read_json, readable
 
 Line = dict[str, Any]
 
-RESULT = "result.json"
-"""The file of a run's folder that holds its result line: a run is finished when it exists."""
-
 _TEXT = ("recipe", "dataset", "model", "method")
 _NUMBER = ("imbalance_factor", "seed", "epochs", "error_last")
 # A group without classes has no error, and a run that was never evaluated in between has no best epoch.

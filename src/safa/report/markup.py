@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from safa.report.spread import Spread
 
-# The markers of charts.MARKERS and charts.KIND_MARKERS, as paths in a box from -6 to 6.
+# The markers of svg.MARKERS and charts.KIND_MARKERS, as paths in a box from -6 to 6.
 _SHAPES = {
     "o": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "s": "M-4-4H4V4H-4z",

@@ -14,7 +14,7 @@ import yaml
 
 from safa.classes import HEAD_RATIO
 from safa.errors import UserError
-from safa.files import RECIPE, REWRITE, resumed_by
+from safa.files import FEATURES, LOG, PREDICTIONS, RECIPE, RESULT, REWRITE, resumed_by
 from safa.report import lines
 
 IntArray = npt.NDArray[np.int64]
@@ -83,9 +83,9 @@ def read_run(folder: Path | str) -> Run:
     folder = Path(folder)
     result = _result(folder)
     missing: dict[str, str] = {}
-    log = _log(folder / "log.jsonl", missing)
-    predictions = _arrays(folder / "predictions.npz", ("labels", "predictions"), missing)
-    features = _arrays(folder / "features.npz", ("features", "labels", "kind"), missing)
+    log = _log(folder / LOG, missing)
+    predictions = _arrays(folder / PREDICTIONS, ("labels", "predictions"), missing)
+    features = _arrays(folder / FEATURES, ("features", "labels", "kind"), missing)
     classes = len(result["class_counts"])
     recipe = _recipe(folder / RECIPE)
     return Run(
@@ -103,9 +103,9 @@ def read_run(folder: Path | str) -> Run:
 def _result(folder: Path) -> lines.Line:
     if not folder.is_dir():
         raise UserError(f"no run folder {folder}; give a folder that a training run wrote")
-    file = folder / lines.RESULT
+    file = folder / RESULT
     if not file.exists():
-        raise UserError(f"no result.json in {folder}: the run is not finished; go on with: {resumed_by(folder)}")
+        raise UserError(f"no {RESULT} in {folder}: the run is not finished; go on with: {resumed_by(folder)}")
     result = lines.of_run(file)
     if wrong := _wrong_of_classes(result):
         raise UserError(f"{file}: {wrong}; {REWRITE}")
@@ -131,7 +131,7 @@ def _wrong_of_classes(result: lines.Line) -> str | None:
 
 def _log(file: Path, missing: dict[str, str]) -> tuple[lines.Line, ...]:
     if not file.exists():
-        missing[file.name] = "the run wrote no log.jsonl"
+        missing[file.name] = f"the run wrote no {file.name}"
         return ()
     try:
         objects = lines.read_objects(file)
@@ -142,7 +142,7 @@ def _log(file: Path, missing: dict[str, str]) -> tuple[lines.Line, ...]:
     # A run that was killed and resumed may log an epoch twice; the later line is the one that counts.
     by_epoch = {line["epoch"]: line for _, line in objects if isinstance(line.get("epoch"), int)}
     if not by_epoch:
-        missing[file.name] = "log.jsonl holds no epoch"
+        missing[file.name] = f"{file.name} holds no epoch"
     return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
 
@@ -173,7 +173,7 @@ def _predictions(
         return None
     labels, predictions = arrays["labels"].astype(np.int64), arrays["predictions"].astype(np.int64)
     if _out_of_range(labels, classes) or _out_of_range(predictions, classes):
-        missing["predictions.npz"] = f"predictions.npz holds class ids outside 0…{classes - 1}"
+        missing[PREDICTIONS] = f"{PREDICTIONS} holds class ids outside 0…{classes - 1}"
         return None
     return Predictions(labels, predictions)
 
@@ -183,7 +183,7 @@ def _features(arrays: dict[str, npt.NDArray[Any]] | None, classes: int, missing:
         return None
     features, labels = arrays["features"].astype(np.float64), arrays["labels"].astype(np.int64)
     if features.ndim != 2 or not np.isfinite(features).all() or _out_of_range(labels, classes):
-        missing["features.npz"] = "features.npz does not hold finite features of shape (n, d) with class ids"
+        missing[FEATURES] = f"{FEATURES} does not hold finite features of shape (n, d) with class ids"
         return None
     return Features(features, labels, arrays["kind"].astype(np.int64))
 

@@ -38,7 +38,7 @@ def _class_table(comparison: Comparison) -> str:
     if len(order) > MOST_CLASSES_LISTED:
         return f'<p class="note">{len(order)} classes are too many to list; result.json has them all.</p>'
     columns = [comparison.accuracy(method) for method in comparison.methods]
-    groups = comparison.group_of()
+    groups = comparison.group_of
     body = [
         [
             escaped(comparison.class_names[c]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from safa.classes import TEST
+from safa.files import FEATURES
 from safa.report import charts, embedding
 from safa.report.comparison import Comparison
 from safa.report.markup import absent, escaped, key, keys, panel
@@ -13,7 +15,7 @@ from safa.report.sections.pieces import in_focus, missing
 
 def features(comparison: Comparison) -> str:
     """t-SNE of stored features, as the paper's Fig. 1."""
-    gaps = missing(comparison.runs, "features.npz")
+    gaps = missing(comparison.runs, FEATURES)
     stored = embedding.stored(comparison, in_focus(comparison))
     if not stored:
         return absent(f"no picture of the features: {gaps or 'no features are stored'}")
@@ -36,7 +38,7 @@ def _class_keys(comparison: Comparison, heads: Sequence[int], inks: Mapping[int,
     for class_id, ink in inks.items():
         role = f"{'head' if class_id in heads else 'tail'}, {comparison.counts[class_id]:,} images"
         entries.append(key(comparison.class_names[class_id], "o", ink, group=role))
-    kinds = [key(name, charts.KIND_MARKERS[kind], "ink", hollow=kind == 2) for kind, name in embedding.KINDS.items()]
+    kinds = [key(name, charts.KIND_MARKERS[kind], "ink", hollow=kind == TEST) for kind, name in embedding.KINDS.items()]
     return keys(entries) + keys(kinds)
 
 

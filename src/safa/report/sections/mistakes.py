@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from safa.files import PREDICTIONS
 from safa.report import charts, confusion
 from safa.report.comparison import Comparison
 from safa.report.headline import describe_group
@@ -20,7 +21,7 @@ def mistakes(comparison: Comparison) -> str:
         for method in in_focus(comparison)
     }
     drawn = {method: part for method, part in found.items() if part is not None}
-    gaps = missing(comparison.runs, "predictions.npz")
+    gaps = missing(comparison.runs, PREDICTIONS)
     if not drawn:
         return absent(f"no confusions: {gaps or 'no predictions are stored'}")
     note = absent(f"without {gaps}") if gaps else ""

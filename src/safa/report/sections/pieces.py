@@ -9,7 +9,6 @@ import numpy as np
 from safa.report.comparison import Comparison
 from safa.report.curves import Panel
 from safa.report.markup import escaped, key, keys
-from safa.report.rows import summarise
 from safa.report.runs import Run
 from safa.report.svg import MARKERS
 
@@ -26,7 +25,7 @@ def method_keys(comparison: Comparison, methods: Sequence[str] | None = None) ->
 
 
 def coloured(comparison: Comparison, class_id: int) -> str:
-    group = comparison.group_of()[class_id]
+    group = comparison.group_of[class_id]
     return f'<span class="{group}">{escaped(comparison.class_names[class_id])}</span>'
 
 
@@ -34,7 +33,7 @@ def in_focus(comparison: Comparison) -> list[str]:
     """The methods there is room for: the baseline and those with the lowest error on the rare classes."""
     if len(comparison.methods) <= MOST_PANELS:
         return list(comparison.methods)
-    rows = {row.label: getattr(row, comparison.rare_group) for row in summarise(comparison.lines)}
+    rows = {row.label: getattr(row, comparison.rare_group) for row in comparison.rows}
     others = [method for method in comparison.methods if method != comparison.baseline]
     others.sort(key=lambda method: rows[method].mean if rows[method] else np.inf)
     chosen = {comparison.baseline, *others[: MOST_PANELS - 1]}

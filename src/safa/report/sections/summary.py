@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from safa.report.comparison import Comparison
 from safa.report.headline import CLEAR_NOTE, describe_group
 from safa.report.markup import escaped, figure, table
-from safa.report.pairs import paired
-from safa.report.rows import Row, summarise
+from safa.report.rows import Row
 from safa.report.tables import BEST_NOTE, ECE_NOTE, VALIDATION_NOTE, unlike_notes
 
 
 def summary(comparison: Comparison) -> str:
     """Errors by group for every method, and the paired differences to the baseline."""
-    rows = summarise(comparison.lines)
+    rows = comparison.rows
     columns = [
         ("error, all", "last"),
         *((group, group) for group in ("many", "medium", "few")),
@@ -55,15 +54,16 @@ def _paired(comparison: Comparison) -> str:
     if comparison.baseline is None:
         return ""
     names = [("all", "last"), *((group, group) for group in comparison.groups)]
-    body, pairs = [], paired(comparison.lines, comparison.baseline)
-    for pair in pairs:
+    body = []
+    for pair in comparison.pairs:
         gaps = [figure(getattr(pair, name), signed=True) for _, name in names]
         wins = f"{pair.last.wins} of {pair.last.n}" if pair.last else "no common seed"
         body.append([escaped(pair.method), str(len(pair.seeds)), *gaps, wins])
     headings = ["method", "seeds", *(title for title, _ in names), "lower error in"]
+    note = " ".join([CLEAR_NOTE, *unlike_notes(comparison.pairs)])
     return (
         f"<h3>Against {escaped(comparison.baseline)}, seed by seed</h3>"
         + table(headings, body, figures_from=1)
         + '<p class="note">Difference of errors in percentage points over common seeds, mean ± sample '
-        f"standard deviation; negative is better. {escaped(' '.join([CLEAR_NOTE, *unlike_notes(pairs)]))}</p>"
+        f"standard deviation; negative is better. {escaped(note)}</p>"
     )

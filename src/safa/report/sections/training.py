@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safa.files import LOG
 from safa.report import charts, curves
 from safa.report.comparison import Comparison
 from safa.report.markup import absent
@@ -12,7 +13,7 @@ from safa.report.svg import responsive
 def training(comparison: Comparison) -> str:
     """Test error, loss terms and learning rate over epochs."""
     panels = curves.panels(comparison)
-    gaps = missing(comparison.runs, "log.jsonl")
+    gaps = missing(comparison.runs, LOG)
     if not panels:
         return absent(f"no curves: {gaps or 'the logs hold no figures'}")
     stages = curves.boundaries(comparison)
