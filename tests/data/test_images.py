@@ -228,6 +228,24 @@ def test_a_large_jpeg_decoded_at_reduced_size_looks_the_same(tmp_path):
     assert np.abs(decode(path, 56).astype(int) - decode(full, 56)).max() <= 4
 
 
+def smooth(width: int, height: int) -> Image.Image:
+    """Blotches some fifteenth of the picture wide: moved by a pixel of the result, they are another picture."""
+    coarse = np.random.RandomState(2).randint(0, 256, (16, 16, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+@pytest.mark.parametrize(("size", "most"), [((601, 403), 0), ((600, 403), 0), ((601, 400), 0), ((640, 480), 6)])
+def test_a_jpeg_is_cut_where_its_own_pixels_are(tmp_path, size, most, turned):
+    """Beside the same pixels in a PNG. At an eighth, 601 pixels would be 76, the last mostly padding."""
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    path = save(smooth(*size), tmp_path / "a.jpg", quality=95, exif=exif)
+    with Image.open(path) as image:
+        full = save(ImageOps.exif_transpose(image), tmp_path / "a.png")
+    assert np.abs(decode(path, 28).astype(int) - decode(full, 28)).max() <= most
+
+
 def truncated(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])

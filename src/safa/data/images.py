@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from safa.data.types import ByteArray
 from safa.errors import UserError
 
-ByteArray = NDArray[np.uint8]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -154,9 +154,7 @@ def _decode_file(path: Path, image_size: int | None) -> ByteArray:
     with _opened(path) as image:
         if image_size is None:
             return _channels_first(_to_rgb(image))
-        # JPEG can be decoded at half, quarter, … size; twice the target leaves the result visually the same.
-        target = 2 * round(image_size * _RESIZE_RATIO)
-        image.draft(None, (target, target))
+        _decode_smaller(image, least=2 * round(image_size * _RESIZE_RATIO))
         return _channels_first(_centre_square(_to_rgb(image), image_size))
 
 
@@ -179,6 +177,18 @@ def _has_end_mark(path: Path, image_format: str | None) -> bool:
 def _require_content(size: int) -> None:
     if size == 0:
         raise ValueError("the file is empty")
+
+
+def _decode_smaller(image: Image.Image, least: int) -> None:
+    """Ask for a half, a quarter or an eighth, which JPEG files can be decoded at, of no side below ``least``.
+
+    Only where both sides come out whole: else the last row or column is part padding, and the centre moves.
+    """
+    width, height = image.size
+    for part in (8, 4, 2):
+        if width % part == height % part == 0 and min(width, height) // part >= least:
+            image.draft(None, (width // part, height // part))
+            return
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
