@@ -303,9 +303,38 @@ def test_a_stopped_run_says_how_to_go_on_with_the_options_that_it_does_not_keep(
     monkeypatch.setattr(runs, "run", stopped)
     out, command = tmp_path / "my runs", "stopped after epoch 1 of 4; go on with: safa train --resume"
     assert call("train", files[0], "--out", out)[1] == f"{command} '{out / 'drw-seed0'}'\n"
-    options = ["--results", "my lines.jsonl", "--device", "cpu", "--workers", "0", "--track"]
+    options = ["--results", "lines.jsonl", "--track", "--cache", "my cache", "--device", "cpu", "--workers", "0"]
     said = call("train", files[0], "--out", tmp_path, *options)[1]
-    assert said == f"{command} {tmp_path / 'drw-seed0'} --results 'my lines.jsonl' --device cpu --workers 0 --track\n"
+    assert said == f"{command} {tmp_path / 'drw-seed0'} --cache 'my cache' --device cpu --workers 0\n"
+
+
+def test_a_run_keeps_where_its_line_goes_and_whether_it_is_tracked(call, files, tmp_path, monkeypatch):
+    """Killed, it says no command to go on with; the one of the documents has neither option."""
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    assert call("train", files[0], "--out", "runs", "--results", "lines.jsonl", "--track")[0] == 0
+    run = tmp_path / "runs" / "drw-seed0"
+    for lost in (run / "result.json", tmp_path / "lines.jsonl", *(run / "tensorboard").iterdir()):
+        lost.unlink()
+    (run / "tensorboard").rmdir()
+    monkeypatch.chdir(run)
+    assert call("train", "--resume", ".")[0] == 0
+    assert lines.read(tmp_path / "lines.jsonl") == [lines.of_run(run / "result.json")]
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_what_an_end_while_writing_left_is_removed_and_an_older_network_told(call, files, tmp_path):
+    train = "train", files[0], "--out", tmp_path
+    assert call(*train)[0] == 0
+    run = tmp_path / "drw-seed0"
+    half, fresh, older = run / ".report.html.0.part", run / ".model.onnx.1.part", run / "model.pt2"
+    for file in (half, fresh, older):
+        file.touch()
+    for file in (half, older):
+        os.utime(file, (1, 1))
+    status, said, _ = call("train", "--resume", run)
+    assert (status, half.exists(), fresh.exists()) == (0, False, True)
+    assert f"{older} was exported before the run was finished, and holds an earlier network; export it anew\n" in said
 
 
 @pytest.mark.parametrize(
@@ -1024,6 +1053,18 @@ def test_an_interruption_after_the_last_epoch_says_how_to_go_on(call, files, tmp
     (run / "recipe.yaml").write_text("")
     assert call(*train)[:2] == (130, f"interrupted; go on with: safa train --resume {run}\n")
     assert call("compare", *files, "--out", tmp_path)[:2] == (130, "interrupted; the same command goes on from there\n")
+
+
+def test_an_interruption_while_the_page_is_drawn_says_how_to_go_on(call, files, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safa.report.page.write_page", interrupted)
+    run = tmp_path / "drw-seed0"
+    status, out, _ = call("train", files[0], "--out", tmp_path)
+    assert (status, out.endswith(f"interrupted; go on with: safa train --resume {run}\n")) == (130, True)
+    status, out, _ = call("compare", files[0], "--out", tmp_path)
+    assert (status, out.endswith("interrupted; the same command goes on from there\n")) == (130, True)
 
 
 def test_an_interruption_outside_training_is_no_traceback(call, monkeypatch):

@@ -139,6 +139,8 @@ def test_the_folder_says_what_it_takes_to_repeat_the_run(tiny_run, tiny_recipe, 
     keys = [
         "recipe",
         "changes",
+        "results",
+        "track",
         "own_code",
         "name",
         "class_names",
@@ -306,10 +308,12 @@ def test_a_finished_run_is_not_taken_for_one_on_the_images_that_came_in_the_plac
     line = runs.run(job, Machine())
     assert runs.run(job, Machine(say=said.append)) == line
     write_photos(tmp_path / "photos", seed=1)
-    with pytest.raises(
-        UserError, match="differ from those .* was trained on; name their folder with --root, or .* --out"
-    ):
-        runs.run(job, Machine())
+    way_out = "put them back, name their folder with --root, or train anew into another folder, with --out"
+    for finished in (True, False):
+        with pytest.raises(UserError, match=f"differ from those .* was trained on; {way_out}"):
+            runs.run(job, Machine())
+        if finished:
+            (job.folder / "result.json").unlink()
 
 
 def of_letters(data: LongTailed) -> LongTailed:
@@ -320,7 +324,9 @@ def of_letters(data: LongTailed) -> LongTailed:
 def test_a_folder_keeps_what_it_says_of_its_images_when_a_run_on_others_is_refused(copied, tiny_recipe, tiny_data):
     (copied / "result.json").unlink()
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
-    with pytest.raises(UserError, match="was trained with another recipe, other images"):
+    with pytest.raises(
+        UserError, match="the images of digits differ from those .*copied was trained on; put them back"
+    ):
         runs.run(Job("tiny", tiny_recipe, copied), Machine(), of_letters(tiny_data))
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
@@ -478,6 +484,17 @@ def test_epochs_that_were_trained_otherwise_are_told_of(tmp_path, machine, tiny_
         "second: 1 of 1 epochs came from the cache; they were trained with threads 64, torch 1.0, "
         "which may change the last bits"
     ]
+
+
+def test_a_damaged_state_in_the_cache_is_trained_anew(tmp_path, machine, tiny_recipe, tiny_data, said):
+    recipe = replace(tiny_recipe, stages=(Stage(1), Stage(1)), schedule=Schedule(milestones=()))
+    first = runs.run(Job("first", recipe, tmp_path / "first"), machine, tiny_data)
+    states = sorted(machine.cache.iterdir(), key=lambda path: checkpoint.load(path)["done"])
+    states[-1].write_bytes(states[-1].read_bytes()[:1000])
+    second = runs.run(Job("second", recipe, tmp_path / "second"), machine, tiny_data)
+    assert said[0] == f"{states[-1]} is damaged, and is removed; what it would have saved is trained anew"
+    assert (second["reused_epochs"], second["error_per_class"]) == (len(states) - 1, first["error_per_class"])
+    assert checkpoint.load(states[-1])["done"] == 2
 
 
 def test_a_finished_run_whose_classes_were_called_otherwise_is_told_of_before_anything_is_trained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,11 @@ import torch
 
 from safa.errors import UserError, is_out_of_memory
 from safa.files import remove_halves, write_atomically
+
+
+class DamagedError(UserError):
+    """A file that holds no state, or no longer a whole one."""
+
 
 DAY = 24 * 60 * 60.0  # seconds; no process writes one state for as long
 
@@ -30,8 +36,8 @@ def load(path: Path) -> dict[str, Any]:
     """Read what ``save`` wrote, on the CPU.
 
     Raises:
-        UserError: if the file is missing, cannot be read, is cut short or damaged, or holds anything but tensors and
-            plain containers.
+        UserError: if the file is missing or cannot be read.
+        DamagedError: if it is cut short or damaged, or holds anything but tensors and plain containers.
     """
     try:
         _refuse_torn(path)
@@ -46,11 +52,13 @@ def load(path: Path) -> dict[str, Any]:
                 f"there is too little memory to read {path}, which may be whole; free some and try again"
             ) from error
         reason = str(error).partition("\n")[0]
-        raise UserError(
+        raise DamagedError(
             f"{path} is no checkpoint of safa, or is damaged; delete it to train anew ({reason})"
         ) from error
     if not isinstance(state, dict):
-        raise UserError(f"{path} is no checkpoint of safa: it holds a {type(state).__name__}; delete it to train anew")
+        raise DamagedError(
+            f"{path} is no checkpoint of safa: it holds a {type(state).__name__}; delete it to train anew"
+        )
     return dict(state)
 
 
@@ -67,7 +75,7 @@ class StageCache:
 
     Args:
         folder: where they lie.
-        say: takes a sentence at the first state that cannot be written.
+        say: takes a sentence at the first state that cannot be written, and at each that is damaged.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
@@ -77,8 +85,16 @@ class StageCache:
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
 
-    def load(self, key: str) -> dict[str, Any]:
-        return load(self._path(key))
+    def load(self, key: str) -> dict[str, Any] | None:
+        """The state, or None where it cannot be used: a cache saves time, and what is damaged in it saves none."""
+        path = self._path(key)
+        try:
+            return load(path)
+        except DamagedError:
+            self.say(f"{path} is damaged, and is removed; what it would have saved is trained anew")
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
 
     def save(self, key: str, state: dict[str, Any]) -> None:
         """Keep a state that is not there. One that cannot be written costs other runs time, this one nothing."""

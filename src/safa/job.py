@@ -72,8 +72,19 @@ def _check_folder(run: Path) -> None:
         )
 
 
-def describe(job: Job, data: LongTailed) -> None:
-    """Write into the folder everything the run can be repeated, evaluated and deployed from.
+def kept_options(folder: Path) -> dict[str, Any]:
+    """What a resumed run takes from its beginning where it is not said otherwise: ``results`` and ``track``."""
+    described = read_json(folder / CARD)
+    results = described.get("results")
+    return {"results": results if isinstance(results, str) else None, "track": described.get("track") is True}
+
+
+def describe(job: Job, data: LongTailed, *, results: Path | None = None, track: bool = False) -> None:
+    """Write into the folder everything the run can be repeated, resumed, evaluated and deployed from.
+
+    Args:
+        job, data: the run and its images.
+        results, track: as ``Machine`` has them.
 
     Raises:
         UserError: if the folder holds a run of another recipe.
@@ -83,6 +94,8 @@ def describe(job: Job, data: LongTailed) -> None:
     described = {
         "recipe": job.name,
         "changes": list(job.changes),
+        "results": None if results is None else str(results.absolute()),
+        "track": track,
         "own_code": own_code(_essence(job.recipe)),
         "name": source.name,
         "class_names": list(source.class_names),

@@ -16,7 +16,7 @@ from safa.data.dataset import LongTailed, draw, load, read_by, source_of
 from safa.data.types import Source
 from safa.deploy import network
 from safa.errors import UserError
-from safa.files import CHECKPOINT, RESULT, write_atomically
+from safa.files import CARD, CHECKPOINT, RESULT, write_atomically
 from safa.job import Job, describe, edited_since, job_of, refuse_another_recipe, refuse_other_images, refuse_other_names
 from safa.machine import Machine, accelerator_for, on_cpu
 from safa.parts import Parts
@@ -26,6 +26,9 @@ from safa.progress import Progress
 from safa.rehearsal import rehearse
 from safa.report import lines
 from safa.train import Trainer
+
+ANEW = "train anew into another folder, with --out and without --resume"
+IMAGES_BACK = f"put them back, name their folder with --root, or {ANEW}"
 
 SLOW_BF16 = 1.5
 """Cost of bf16, as a multiple of float32, from which a run says so: less may be a busy machine."""
@@ -174,9 +177,7 @@ def _finished(job: Job, machine: Machine) -> dict[str, Any] | None:
     machine.say(f"{job.folder} was finished before; delete it to train anew{cached}")
     # No Accelerator, which would want what the run was trained on.
     if machine.results is not None and is_first_process():
-        there = lines.read_objects(machine.results) if machine.results.exists() else []
-        if all(line != other for _, other in there):
-            lines.append(machine.results, line)
+        lines.append_once(machine.results, line)
     return line
 
 
@@ -198,10 +199,10 @@ def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str] 
             track=machine.track,
             progress=Progress(machine.progress if first else False),
         )
-        saved = trainer.saved()  # a folder with the checkpoint of another run is refused before it is described anew
+        saved = _saved(trainer, job)  # a folder with the checkpoint of another run is refused before it is described
         if first:
             _say_resumed(trainer, job, saved, machine)
-            describe(job, data)
+            describe(job, data, results=machine.results, track=machine.track)
         trainer.run()
         _say_reused(trainer, job, machine)
         line = outcome.result(job, data, trainer) if first else {}
@@ -211,6 +212,15 @@ def _train(job: Job, data: LongTailed, machine: Machine, save_at: Iterable[str] 
             if machine.results is not None:
                 lines.append(machine.results, line)
     return line
+
+
+def _saved(trainer: Trainer, job: Job) -> dict[str, Any] | None:
+    try:
+        return trainer.saved()
+    except UserError:
+        if (job.folder / CARD).exists():  # it tells whether the images are why
+            refuse_other_images(job, trainer.data, IMAGES_BACK)
+        raise
 
 
 def _say_resumed(trainer: Trainer, job: Job, saved: Mapping[str, Any] | None, machine: Machine) -> None:
@@ -236,8 +246,8 @@ def _refuse_mistakes(jobs: Sequence[Job], loaded: Mapping[str, LongTailed], mach
         data, seedless = loaded[_data_key(job)], replace(job.recipe, seed=0)
         refuse_another_recipe(job)
         if (job.folder / RESULT).exists():
-            refuse_other_images(job, data, "name their folder with --root, or for a new run another folder with --out")
-            refuse_other_names(job, data, "call it so again, or name another folder with --out")
+            refuse_other_images(job, data, IMAGES_BACK)
+            refuse_other_names(job, data, f"call it so again, or {ANEW}")
             continue
         for folder in filter(None, (job.folder, machine.cache)):
             files.refuse_unwritable(folder)

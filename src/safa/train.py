@@ -221,12 +221,15 @@ class Trainer:
             self._write(state)
 
     def _known_prefix(self) -> dict[str, Any] | None:
-        known = (epoch for epoch in reversed(self.plan) if self.cache is not None and epoch.key in self.cache)
-        epoch = next(known, None)
-        if epoch is None or self.cache is None:
-            return None
+        for epoch in reversed(self.plan):
+            cached = self.cache.load(epoch.key) if self.cache is not None and epoch.key in self.cache else None
+            if cached is not None:
+                return self._taken_over(cached, epoch)
+        return None
+
+    def _taken_over(self, cached: dict[str, Any], epoch: Epoch) -> dict[str, Any]:
+        """The state of another run after this epoch, as this run's own."""
         trained = sum(before.trains for before in self.plan[: epoch.index + 1])
-        cached = self.cache.load(epoch.key)
         log = provenance.own_log(cached, self.data)
         for entry in log:
             entry["stage"] = self.plan[entry["epoch"]].stage_index  # another run may cut the same epochs otherwise

@@ -143,6 +143,23 @@ def test_a_suffix_of_another_format_is_a_mistake(deployed, tmp_path):
         export(deployed, "onnx", tmp_path / "a.pt2")
 
 
+@pytest.mark.parametrize("name", ["a.bin", "a"])
+def test_a_file_that_nobody_would_know_again_is_refused(deployed, tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name} needs the suffix \.pt2, by which a file of pt2 is known"):
+        export(deployed, "pt2", tmp_path / name)
+
+
+def test_metadata_are_in_order_so_that_the_same_network_is_the_same_file(exported):
+    content = exported["safetensors"].path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(header["__metadata__"]) == ["class_names", "image_size", "mean", "model", "std"]
+
+
+def test_probabilities_ask_for_no_gradient(exported):
+    network = torch.export.load(exported["pt2"].path).module()
+    assert not network(torch.zeros(2, 3, 8, 8)).requires_grad
+
+
 def test_missing_folders_are_made(deployed, tmp_path):
     export(deployed, "safetensors", tmp_path / "a" / "b" / "network.safetensors")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["network.safetensors"]

@@ -70,6 +70,10 @@ def test_what_is_no_recipe_is_called_so(content, message, tmp_path):
     [
         ("stages.0.epochs=x", "recipe.stages[0].epochs must be of type int, got 'x'"),
         ("stages.-1.epochs=x", "recipe.stages[0].epochs must be of type int, got 'x'"),
+        (
+            "data.augmentation.flip=false",
+            "recipe.data.augmentation must be a name or a mapping with a 'name', got {'flip': False}",
+        ),
         ("schedule.milestones.1=x", "recipe.schedule.milestones[1] must be of type int, got 'x'"),
         ("method=' '", "recipe.method is what tables call the run, so it cannot be empty"),
         ("model=3", "recipe.model must be a mapping, got 3"),

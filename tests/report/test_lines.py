@@ -105,6 +105,14 @@ def test_a_half_line_of_a_crash_does_not_swallow_the_next(tmp_path):
     assert json.loads(second) == LINE
 
 
+def test_a_line_is_appended_once_whatever_else_the_file_holds(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"half": \n\xff\n')
+    for _ in range(2):
+        lines.append_once(path, {"seed": 1})
+    assert path.read_bytes() == b'{"half": \n\xff\n{"seed": 1}\n'
+
+
 def test_names_in_any_script_survive(tmp_path):
     file = tmp_path / "birds.jsonl"
     lines.append(file, LINE | {"method": "方法\u2028ß"})

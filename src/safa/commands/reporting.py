@@ -154,7 +154,7 @@ def _lines(paths: Iterable[str]) -> list[dict[str, Any]]:
     for path in map(Path, paths):
         if _is_run(path) and not _is_finished(path):
             raise UserError(f"{path} is a run that is not finished; go on with: {resumed_by(path)}")
-        found += lines.read(path / RESULT if _is_run(path) else path)
+        found += [lines.of_run(path / RESULT)] if _is_run(path) else lines.read(path)
     return found
 
 

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 from safa import library
 from safa.console import out, say
 from safa.errors import UserError
-from safa.files import CHECKPOINT, MODEL, PAGE, RECIPE, readable, resumed_by
+from safa.files import CHECKPOINT, MODEL, PAGE, RECIPE, RESULT, readable, remove_halves, resumed_by
 from safa.processes import is_first_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from safa.job import Job
     from safa.machine import Machine
     from safa.recipe import Recipe
 
+MINUTE = 60.0  # more than a page takes to write
 MOST_LISTED = 8  # models; more would push the table off the screen
 
 
@@ -40,18 +42,21 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
     # A slip of the pen is told before torch is imported.
     name, path = ("", None) if recipe is None else library.find(recipe)
     chosen = None if path is None else _load(path, options, seed)
-    from safa.job import Job, job_of
+    from safa.job import Job, job_of, kept_options
     from safa.machine import processes
     from safa.runs import run
     from safa.train import Stopped
 
     if chosen is None:
         job = job_of(folder, options["root"])
+        options |= {name: options[name] or kept for name, kept in kept_options(folder).items()}
     else:
         job = Job(name, chosen, _folder(name, chosen, options), _changes(options))
     try:
         with processes():
             line = run(job, _machine(options))
+        if is_first_process():
+            _finish([job], [line], job.folder / PAGE)
     except Stopped as stopped:
         say(f"{stopped}; go on with: {resumed_by(job.folder)}{_again(options)}")
         return 128 + stopped.signal_number
@@ -60,17 +65,14 @@ def train(recipe: str | None, resume: str | None, seed: int | None, **options: A
             raise
         say(f"interrupted; go on with: {resumed_by(job.folder)}{_again(options)}")
         return 128 + signal.SIGINT
-    if is_first_process():
-        _finish([job], [line], job.folder / PAGE)
     return 0
 
 
 def _again(options: dict[str, Any]) -> str:
     """The options of this call that a run does not keep, and that whoever resumes it will want again."""
-    values = {name: options[name] for name in ("results", "cache", "device", "threads", "workers")}
+    values = {name: options[name] for name in ("cache", "device", "threads", "workers")}
     given = {name: value for name, value in values.items() if value is not None and (name, value) != ("device", "auto")}
-    said = [f" --{name} {shlex.quote(str(value))}" for name, value in given.items()]
-    return "".join([*said, " --track" if options["track"] else ""])
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
 
 
 def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
@@ -82,9 +84,6 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     named = _once_each([(name, _load(path, options, seed)) for seed in chosen for name, path in files])
     from safa.job import Job
     from safa.machine import processes
-    from safa.report import tables
-    from safa.report.distinctions import labels
-    from safa.report.pairs import paired
     from safa.runs import compare as run_all
     from safa.train import Stopped
 
@@ -93,19 +92,14 @@ def compare(recipes: list[str], seeds: str | None, **options: Any) -> int:
     try:
         with processes():
             lines = run_all(jobs, _machine(options))
+        if is_first_process():  # others have lines of those runs alone that were finished before
+            _finish_comparison(jobs, lines, _out(options))
     except Stopped as stopped:
         say(f"{stopped}; the same command goes on from there")
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from there")
         return 128 + signal.SIGINT
-    if not is_first_process():  # it has lines of those runs alone that were finished before
-        return 0
-    baseline = labels(lines)[0]
-    _finish(jobs, lines, _out(options) / "comparison.html", baseline)
-    pairs = paired(lines, baseline) if len(chosen) > 1 else []
-    if pairs:
-        out.print("", tables.paired_to_rich(pairs, out.width))
     return 0
 
 
@@ -235,6 +229,19 @@ def _refuse_changes(options: dict[str, Any], seed: int | None) -> None:
             )
 
 
+def _finish_comparison(jobs: Sequence[Job], lines: Sequence[dict[str, Any]], folder: Path) -> None:
+    """What a comparison ends with: as every training, and differences to the first method where there are seeds."""
+    from safa.report import tables
+    from safa.report.distinctions import labels
+    from safa.report.pairs import paired
+
+    baseline = labels(lines)[0]
+    _finish(jobs, lines, folder / "comparison.html", baseline)
+    pairs = paired(lines, baseline) if len({line["seed"] for line in lines}) > 1 else []
+    if pairs:
+        out.print("", tables.paired_to_rich(pairs, out.width))
+
+
 def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> None:
     """What every training ends with: the table, the page and the model files."""
     from safa.deploy import export, network
@@ -242,6 +249,8 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
     from safa.report.page import write_page
     from safa.report.rows import summarise
 
+    for folder in (page.parent, *(job.folder for job in jobs)):
+        remove_halves(folder, MINUTE)
     out.print(tables.to_rich(summarise(lines), out.width))
     write_page([job.folder for job in jobs], page, baseline)
     say(f"page:  {page}")
@@ -250,6 +259,9 @@ def _finish(jobs: Any, lines: Any, page: Path, baseline: str | None = None) -> N
         if not model.exists() or (model.parent / CHECKPOINT).exists():  # whoever is short of room deletes checkpoints
             export.export(network.load_run(model.parent), "safetensors", model)
     say(_listed(models))
+    for model in models:
+        for stale in export.exported_before(model, model.with_name(RESULT).stat().st_mtime):
+            say(f"{stale} was exported before the run was finished, and holds an earlier network; export it anew")
 
 
 def _listed(models: Sequence[Path]) -> str:

@@ -72,6 +72,12 @@ def export(deployed: Deployed, format: str, output: Path) -> Exported:
     return Exported(output, format, len(content), images, difference)
 
 
+def exported_before(model: Path, moment: float) -> list[Path]:
+    """Files beside a model, and called like it, that hold a network of before a moment: of an unfinished run, say."""
+    beside = [model.with_suffix(format.suffix) for format in FORMATS.values()]
+    return [file for file in beside if file.exists() and file.stat().st_mtime < moment]
+
+
 def _check_output(output: Path, format: str) -> None:
     """Say what can be said before the work is done."""
     if output.is_dir():
@@ -79,6 +85,9 @@ def _check_output(output: Path, format: str) -> None:
     other = next((name for name, f in FORMATS.items() if f.suffix == output.suffix.lower() and name != format), None)
     if other is not None:
         raise UserError(f"{output} has the suffix of {other}, but the format is {format}; change one of them")
+    suffix = FORMATS[format].suffix
+    if output.suffix.lower() != suffix and (output.is_file() or not output.exists()):  # no device, and no pipe
+        raise UserError(f"{output} needs the suffix {suffix}, by which a file of {format} is known")
     refuse_unwritable_file(output)
 
 

@@ -94,8 +94,16 @@ def load_exported(path: Path, *, network: nn.Module | None = None) -> Deployed:
 def _write_safetensors(model: Classifier, card: Card) -> bytes:
     # Copies, since the format refuses tensors that share memory, such as tied weights.
     weights = {key: value.contiguous().clone() for key, value in model.network.state_dict().items()}
-    content: bytes = safetensors.torch.save(weights, _strings(card))
-    return content
+    return _in_order(safetensors.torch.save(weights, _strings(card)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The file with its metadata by name: the format's writer has them in another order in every process."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return content[:8] + ordered.ljust(start - 8) + content[start:]
 
 
 def _read_safetensors(content: bytes, network: nn.Module | None, where: str) -> Deployed:

@@ -149,8 +149,8 @@ def model_in(recipe: recipes.Recipe, state: Mapping[str, Any]) -> recipes.Model:
 
 
 def classifier(network: nn.Module, card: Card) -> Classifier:
-    """The network with the card's normalisation before it and a softmax behind, in evaluation mode."""
-    return Classifier(network, card.mean, card.std).eval()
+    """The network with the card's normalisation before it and a softmax behind, done with learning."""
+    return Classifier(network, card.mean, card.std).eval().requires_grad_(False)
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

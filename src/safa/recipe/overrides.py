@@ -62,7 +62,9 @@ def is_at(place: str, override: str) -> bool:
     """Whether what a message begins with, such as ``.stages[1].epochs must be``, is what an override has set."""
     *parents, last = override.partition("=")[0].split(".")
     inside = "".join(map(_place_of, parents))
-    return re.match(rf"{inside}({_place_of(last)}(?!\w)| has no key {re.escape(repr(last))})", place) is not None
+    # A key may have made what is around it a mapping that it must not be.
+    rest = rf"({_place_of(last)}(?!\w)| has no key {re.escape(repr(last))}| must be a name or a mapping)"
+    return re.match(inside + rest, place) is not None
 
 
 def _place_of(part: str) -> str:

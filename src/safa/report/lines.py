@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -152,6 +153,23 @@ def append(path: Path | str, line: Mapping[str, Any]) -> None:
             os.close(descriptor)
     except OSError as error:
         raise UserError(f"cannot append to {path}: {error.strerror or error}") from None
+
+
+def append_once(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a line unless the file has it. What in it is no line, as a crash may leave, is passed over.
+
+    Raises:
+        UserError: if the file cannot be read or written, with the reason of the operating system.
+    """
+    try:
+        rows = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    for row in rows:
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(row) == line:
+                return
+    append(path, line)
 
 
 def _ends_in_half_a_line(descriptor: int) -> bool:
