@@ -14,12 +14,11 @@ import torch
 from safa.errors import UserError, is_out_of_memory
 from safa.files import remove_halves, write_atomically
 
+DAY = 24 * 60 * 60.0  # seconds; no process writes one state for as long
+
 
 class DamagedError(UserError):
     """A file that holds no state, or no longer a whole one."""
-
-
-DAY = 24 * 60 * 60.0  # seconds; no process writes one state for as long
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
