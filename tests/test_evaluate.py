@@ -160,7 +160,7 @@ def test_predictions_are_in_the_order_of_the_images(batches):
 @pytest.mark.parametrize("training", [True, False])
 def test_features_are_those_of_evaluation_mode_and_the_network_gets_its_mode_back(training, batches):
     model = nn.Sequential(OrderedDict(pixel=Pixel(), fc=nn.Linear(3, 3))).train(training)
-    found, labels = evaluate.features(model, batches)
+    found, labels = evaluate.features(model, batches.epoch(0))
     assert labels.tolist() == [2, 0, 1, 0, 0]
     assert found.argmax(dim=1).tolist() == [2, 0, 1, 1, 2]
     assert model.pixel.in_training == 0

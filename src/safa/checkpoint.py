@@ -85,8 +85,10 @@ class StageCache:
         return self._path(key).is_file()
 
     def load(self, key: str) -> dict[str, Any] | None:
-        """The state, or None where it cannot be used: a cache saves time, and what is damaged in it saves none."""
+        """The state, or None where there is none, or it is damaged: a cache only saves time."""
         path = self._path(key)
+        if key not in self:
+            return None
         try:
             return load(path)
         except DamagedError:

@@ -110,9 +110,12 @@ def features(learner: Learner) -> dict[str, NDArray[Any]]:
         rows = np.concatenate([_some(rng, split.labels, c) for c in head + tail])
         if not len(rows):  # a test set of one's own may lack these classes
             continue
-        parts.append((*evaluate.features(learner.model, learner.parts.in_order(split.take(rows))), kind))
+        images, labels = learner.parts.images_of(split, rows)
+        size = learner.parts.evaluation_batch
+        batches = zip(torch.split(images, size), torch.split(labels, size), strict=True)
+        parts.append((*evaluate.features(learner.model, batches), kind))
         if kind == REAL and learner.augmenter is not None and not mixes(learner.augmenter):
-            parts.append((*_generated(learner, *learner.parts.images_of(split, rows)), GENERATED))
+            parts.append((*_generated(learner, images, labels), GENERATED))
     class_ids = np.concatenate([labels.cpu().numpy() for _, labels, _ in parts])
     return {
         "features": np.concatenate([rows.float().cpu().numpy() for rows, _, _ in parts]),

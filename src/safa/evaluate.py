@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,13 +46,13 @@ def predict(model: nn.Module, batches: Batches) -> Predictions:
 
 
 @torch.no_grad()
-def features(model: nn.Module, batches: Batches) -> tuple[Tensor, Tensor]:
-    """What enters the classifier for every image of a split, in evaluation mode: (n, d) float32, and labels (n,)."""
+def features(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What enters the classifier for all images of batches, in evaluation mode: (n, d) float32, and labels (n,)."""
     training = model.training
     model.eval()
     truth = []
     with assembly.head_inputs(model) as seen:
-        for images, labels in batches.epoch(0):
+        for images, labels in batches:
             model(images)
             truth.append(labels)
     model.train(training)

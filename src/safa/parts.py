@@ -57,7 +57,7 @@ class Parts:
         """What a head is fitted to: the network's features of the images, computed when they are asked for."""
 
         def features(split: Split) -> tuple[Tensor, Tensor]:
-            return evaluate.features(model, self.in_order(split))
+            return evaluate.features(model, self.in_order(split).epoch(0))
 
         validation = self.data.validation
         return Fitting(

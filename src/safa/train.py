@@ -221,8 +221,10 @@ class Trainer:
             self._write(state)
 
     def _known_prefix(self) -> dict[str, Any] | None:
+        if self.cache is None:
+            return None
         for epoch in reversed(self.plan):
-            cached = self.cache.load(epoch.key) if self.cache is not None and epoch.key in self.cache else None
+            cached = self.cache.load(epoch.key)
             if cached is not None:
                 return self._taken_over(cached, epoch)
         return None

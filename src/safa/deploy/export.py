@@ -82,12 +82,12 @@ def _check_output(output: Path, format: str) -> None:
     """Say what can be said before the work is done."""
     if output.is_dir():
         raise UserError(f"{output} is a folder; name a file, such as {output / ('network' + FORMATS[format].suffix)}")
-    other = next((name for name, f in FORMATS.items() if f.suffix == output.suffix.lower() and name != format), None)
+    wanted, suffix = FORMATS[format].suffix, output.suffix.lower()
+    other = next((name for name, f in FORMATS.items() if f.suffix == suffix != wanted), None)
     if other is not None:
         raise UserError(f"{output} has the suffix of {other}, but the format is {format}; change one of them")
-    suffix = FORMATS[format].suffix
-    if output.suffix.lower() != suffix and (output.is_file() or not output.exists()):  # no device, and no pipe
-        raise UserError(f"{output} needs the suffix {suffix}, by which a file of {format} is known")
+    if suffix != wanted and (output.is_file() or not output.exists()):  # no device, and no pipe
+        raise UserError(f"{output} needs the suffix {wanted}, by which a file of {format} is known")
     refuse_unwritable_file(output)
 
 
